@@ -1,0 +1,160 @@
+//! One batch on its own: from the processor's hands to the callers'.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use std::{fmt, mem, panic};
+
+use futures::FutureExt;
+use tokio::time::Instant;
+
+use crate::error::JobError;
+use crate::intake::Intake;
+use crate::job::Reply;
+use crate::processor::BatchProcessor;
+use crate::report::{BatchReport, FlushReason};
+
+/// What every batch of one micro-batcher shares.
+pub(crate) struct Context<J, R, P> {
+    pub(crate) processor: P,
+    pub(crate) intake: Arc<Intake<J, R>>,
+    pub(crate) name: Option<Arc<str>>,
+    pub(crate) on_batch: Option<Hook>,
+}
+
+pub(crate) type Hook = Box<dyn Fn(&BatchReport<'_>) + Send + Sync>;
+
+/// The replies that a running batch owes. Whoever takes them answers them: the
+/// batch when it has its results, or the loop when it gives the batch up.
+pub(crate) struct Replies<R>(Mutex<Vec<Reply<R>>>);
+
+impl<R> Replies<R> {
+    pub(crate) fn new(replies: Vec<Reply<R>>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(replies)))
+    }
+
+    pub(crate) fn take(&self) -> Vec<Reply<R>> {
+        mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+pub(crate) struct Batch<J, R, P> {
+    pub(crate) context: Arc<Context<J, R, P>>,
+    pub(crate) replies: Arc<Replies<R>>,
+    pub(crate) size: usize,
+    pub(crate) weight: usize,
+    pub(crate) reason: FlushReason,
+    pub(crate) waited: Duration,
+    /// Last, so that the loop hears of the end after everything else is gone.
+    pub(crate) _finished: Finished<J, R>,
+}
+
+/// Tells the loop that the batch has ended, however it ends.
+pub(crate) struct Finished<J, R> {
+    pub(crate) intake: Arc<Intake<J, R>>,
+    pub(crate) number: u64,
+}
+
+impl<J, R> Drop for Finished<J, R> {
+    fn drop(&mut self) {
+        self.intake.finished(self.number);
+    }
+}
+
+impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
+    pub(crate) async fn run(self, jobs: Vec<J>) {
+        let started = Instant::now();
+        let outcome = AssertUnwindSafe(async { self.context.processor.process(jobs).await })
+            .catch_unwind()
+            .await;
+        let results = match outcome {
+            Ok(Ok(results)) if results.len() == self.size => Ok(results),
+            Ok(Ok(results)) => Err(JobError::ResultCount {
+                expected: self.size,
+                actual: results.len(),
+            }),
+            Ok(Err(error)) => Err(JobError::Failed(Arc::from(error.into()))),
+            Err(panic) => Err(JobError::Panicked(message(&*panic))),
+        };
+        let replies = self.replies.take();
+        if replies.is_empty() {
+            // The loop has given this batch up and answered for it.
+            return;
+        }
+        self.report(started.elapsed(), results.as_ref().err());
+        match results {
+            Ok(results) => {
+                for (reply, result) in replies.into_iter().zip(results) {
+                    reply.send(Ok(result));
+                }
+            }
+            Err(error) => {
+                for reply in replies {
+                    reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// Counts and reports the batch: before its callers hear of it, so that
+    /// they find it counted.
+    fn report(&self, took: Duration, error: Option<&JobError>) {
+        let context = &self.context;
+        if let Some(error) = error {
+            tracing::error!(
+                name = context.name.as_deref(),
+                size = self.size,
+                weight = self.weight,
+                reason = %self.reason,
+                error = %Chain(error),
+                "batch failed"
+            );
+        }
+        context.intake.count(|stats| {
+            stats.in_flight -= 1;
+            stats.processing -= self.size;
+            let outcome = match error {
+                None => &mut stats.completed,
+                Some(_) => &mut stats.failed,
+            };
+            *outcome += self.size as u64;
+        });
+        let Some(hook) = &context.on_batch else {
+            return;
+        };
+        let report = BatchReport {
+            size: self.size,
+            weight: self.weight,
+            reason: self.reason,
+            waited: self.waited,
+            took,
+            error,
+        };
+        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| hook(&report))) {
+            tracing::error!(error = %message(&*panic), "the on_batch hook panicked");
+        }
+    }
+}
+
+/// Returns the message of a panic.
+pub(crate) fn message(panic: &(dyn Any + Send)) -> Arc<str> {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    Arc::from(text.unwrap_or("no message"))
+}
+
+/// Shows an error with its causes.
+struct Chain<'a>(&'a JobError);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut error: &dyn std::error::Error = self.0;
+        write!(f, "{error}")?;
+        while let Some(cause) = error.source() {
+            write!(f, ": {cause}")?;
+            error = cause;
+        }
+        Ok(())
+    }
+}

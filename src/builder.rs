@@ -1,0 +1,295 @@
+//! The options, their defaults and their limits.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::{Context, Hook};
+use crate::error::BuildError;
+use crate::intake::Intake;
+use crate::micro_batch::{MicroBatch, Weigher};
+use crate::pending::Policy;
+use crate::processor::BatchProcessor;
+use crate::report::BatchReport;
+use crate::storage::{BatchStorage, MemoryStorage};
+use crate::worker::Worker;
+
+/// Sets the options of a [`MicroBatch`].
+///
+/// # Default
+///
+/// | option | default |
+/// | --- | --- |
+/// | [`max_batch_size`](Self::max_batch_size) | 3 jobs |
+/// | [`interval`](Self::interval) | 1 s |
+/// | [`queue_capacity`](Self::queue_capacity) | 100 jobs |
+/// | [`shutdown_timeout`](Self::shutdown_timeout) | 5 s |
+/// | [`max_in_flight`](Self::max_in_flight) | 1 batch |
+/// | [`max_batch_weight`](Self::max_batch_weight) | none |
+/// | [`flush_when_idle`](Self::flush_when_idle) | false |
+/// | [`cancel_on_drop`](Self::cancel_on_drop) | false |
+/// | [`storage`](Self::storage) | [`MemoryStorage`] |
+/// | [`name`](Self::name) | none |
+/// | [`on_batch`](Self::on_batch) | none |
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use microbatch::{CancellationToken, MicroBatch};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let words = MicroBatch::builder(|words: Vec<&'static str>| async move {
+///     Ok::<_, String>(words.iter().map(|word| word.len()).collect())
+/// })
+/// .max_batch_size(100)
+/// .max_batch_weight(64 * 1024, |word| word.len())
+/// .interval(Duration::from_millis(5))
+/// .name("words")
+/// .build_running(CancellationToken::new())?;
+///
+/// assert_eq!(words.submit("batch").await?, 5);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a builder does nothing until `build` or `build_running`"]
+pub struct MicroBatchBuilder<J, R, P, S = MemoryStorage<J, R>> {
+    processor: P,
+    policy: Policy,
+    queue_capacity: usize,
+    cancel_on_drop: bool,
+    weigher: Option<Weigher<J>>,
+    name: Option<Arc<str>>,
+    on_batch: Option<Hook>,
+    storage: S,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<J, R, P> MicroBatchBuilder<J, R, P>
+where
+    J: Send + 'static,
+    R: Send + 'static,
+    P: BatchProcessor<J, R>,
+{
+    pub(crate) fn new(processor: P) -> Self {
+        Self {
+            processor,
+            policy: Policy {
+                max_batch_size: 3,
+                max_batch_weight: usize::MAX,
+                interval: Duration::from_secs(1),
+                max_in_flight: 1,
+                flush_when_idle: false,
+                shutdown_timeout: Duration::from_secs(5),
+                chooses: false,
+                backlog: 3,
+            },
+            queue_capacity: 100,
+            cancel_on_drop: false,
+            weigher: None,
+            name: None,
+            on_batch: None,
+            storage: MemoryStorage::new(),
+            result: PhantomData,
+        }
+    }
+}
+
+impl<J, R, P, S> MicroBatchBuilder<J, R, P, S>
+where
+    J: Send + 'static,
+    R: Send + 'static,
+    P: BatchProcessor<J, R>,
+    S: BatchStorage<J, R>,
+{
+    /// Sets how many jobs a batch holds at most; a batch of that size is
+    /// flushed at once. A hard limit. Default 3; zero is refused.
+    pub fn max_batch_size(mut self, jobs: usize) -> Self {
+        self.policy.max_batch_size = jobs;
+        self
+    }
+
+    /// Sets how long the first pending job waits for company at most. Default
+    /// 1 s; zero is refused, and [`Duration::MAX`] means for ever.
+    ///
+    /// The time runs from when the loop takes the job up and ends when a batch
+    /// may start; Tokio's timer rounds it up to the next millisecond.
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.policy.interval = interval;
+        self
+    }
+
+    /// Sets how many jobs may be accepted and not yet taken up by the loop;
+    /// beyond it `submit` waits. Default 100; zero is refused. The loop takes
+    /// up one full batch and leaves the rest in the queue while the processor
+    /// is busy.
+    pub fn queue_capacity(mut self, jobs: usize) -> Self {
+        self.queue_capacity = jobs;
+        self
+    }
+
+    /// Sets how long a stop may drain before it gives up. Default 5 s; zero is
+    /// refused, and [`Duration::MAX`] means for ever.
+    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
+        self.policy.shutdown_timeout = timeout;
+        self
+    }
+
+    /// Sets how many batches are processed side by side. Default 1, at which
+    /// they run strictly one after the other; zero is refused.
+    pub fn max_in_flight(mut self, batches: usize) -> Self {
+        self.policy.max_in_flight = batches;
+        self
+    }
+
+    /// Limits the summed weight of a batch (bytes, tokens, SQL parameters), a
+    /// hard limit, and sets how a job is weighed. Default none; a limit of
+    /// zero is refused.
+    ///
+    /// A job is weighed once, by its caller, when it is submitted. One that
+    /// alone weighs more than the limit is refused as
+    /// [`JobError::TooHeavy`](crate::JobError::TooHeavy). Jobs of weight zero
+    /// are flushed by size and interval.
+    pub fn max_batch_weight<F>(mut self, limit: usize, weigh: F) -> Self
+    where
+        F: Fn(&J) -> usize + Send + Sync + 'static,
+    {
+        self.policy.max_batch_weight = limit;
+        self.weigher = Some(Box::new(weigh));
+        self
+    }
+
+    /// Sets whether to flush at once while no batch is in flight, so that
+    /// batches grow only under load. Default false.
+    ///
+    /// This is the policy of least latency where a flush has no price of its
+    /// own (Deb and Serfozo 1973, "Optimal control of batch service queues").
+    pub fn flush_when_idle(mut self, idle: bool) -> Self {
+        self.policy.flush_when_idle = idle;
+        self
+    }
+
+    /// Sets whether a job whose handle is dropped before its batch is cut is
+    /// left out. Default false: it is processed.
+    pub fn cancel_on_drop(mut self, cancel: bool) -> Self {
+        self.cancel_on_drop = cancel;
+        self
+    }
+
+    /// Sets where pending jobs wait. Default [`MemoryStorage`], first in, first
+    /// out.
+    ///
+    /// The loop hands a storage set here up to `queue_capacity` jobs, and at
+    /// least a batch, before it leaves the others in the queue.
+    pub fn storage<T: BatchStorage<J, R>>(self, storage: T) -> MicroBatchBuilder<J, R, P, T> {
+        MicroBatchBuilder {
+            storage,
+            processor: self.processor,
+            policy: Policy {
+                chooses: true,
+                ..self.policy
+            },
+            queue_capacity: self.queue_capacity,
+            cancel_on_drop: self.cancel_on_drop,
+            weigher: self.weigher,
+            name: self.name,
+            on_batch: self.on_batch,
+            result: PhantomData,
+        }
+    }
+
+    /// Sets the `name` field of every span and event. Default none.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(Arc::from(name.into()));
+        self
+    }
+
+    /// Sets what is called once per finished batch, before its callers get
+    /// their results. Default none.
+    ///
+    /// It runs in the batch's task, so it should be quick. Its panic is logged
+    /// and changes nothing.
+    pub fn on_batch<F>(mut self, hook: F) -> Self
+    where
+        F: Fn(&BatchReport<'_>) + Send + Sync + 'static,
+    {
+        self.on_batch = Some(Box::new(hook));
+        self
+    }
+
+    /// Builds the micro-batcher. Nothing is processed until
+    /// [`start`](MicroBatch::start).
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] names the first option whose value means nothing.
+    pub fn build(self) -> Result<MicroBatch<J, R>, BuildError> {
+        self.validate()?;
+        Ok(self.assemble())
+    }
+
+    /// Builds the micro-batcher and starts it on the current runtime.
+    ///
+    /// # Errors
+    ///
+    /// As for [`build`](Self::build).
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub fn build_running(self, cancel: CancellationToken) -> Result<MicroBatch<J, R>, BuildError> {
+        let micro_batch = self.build()?;
+        micro_batch.spawn(cancel);
+        Ok(micro_batch)
+    }
+
+    fn validate(&self) -> Result<(), BuildError> {
+        let policy = &self.policy;
+        let options = [
+            ("max_batch_size", policy.max_batch_size == 0),
+            ("interval", policy.interval.is_zero()),
+            ("queue_capacity", self.queue_capacity == 0),
+            ("shutdown_timeout", policy.shutdown_timeout.is_zero()),
+            ("max_in_flight", policy.max_in_flight == 0),
+            ("max_batch_weight", policy.max_batch_weight == 0),
+        ];
+        match options.into_iter().find(|(_, zero)| *zero) {
+            Some((option, _)) => Err(BuildError::Zero(option)),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts the parts together, whose values have been checked.
+    pub(crate) fn assemble(self) -> MicroBatch<J, R> {
+        let mut policy = self.policy;
+        policy.backlog = match policy.chooses {
+            true => policy.max_batch_size.max(self.queue_capacity),
+            false => policy.max_batch_size,
+        };
+        let max_batch_weight = policy.max_batch_weight;
+        let intake = Arc::new(Intake::new(self.queue_capacity));
+        let context = Context {
+            processor: self.processor,
+            intake: Arc::clone(&intake),
+            name: self.name,
+            on_batch: self.on_batch,
+        };
+        let worker = Worker::new(context, policy, self.cancel_on_drop, self.storage);
+        MicroBatch::new_idle(intake, self.weigher, max_batch_weight, worker)
+    }
+}
+
+impl<J, R, P, S> fmt::Debug for MicroBatchBuilder<J, R, P, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MicroBatchBuilder")
+            .field("policy", &self.policy)
+            .field("queue_capacity", &self.queue_capacity)
+            .field("cancel_on_drop", &self.cancel_on_drop)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}

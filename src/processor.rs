@@ -1,0 +1,79 @@
+//! What processes a batch.
+
+use std::error::Error;
+
+/// Processes a whole batch of jobs at once.
+///
+/// Every `Fn(Vec<J>) -> impl Future<Output = Result<Vec<R>, E>>` is one, so a
+/// closure is usually enough; implement the trait where the processor has a
+/// name of its own or borrows from itself.
+///
+/// The future runs in a task of its own, so batches may run side by side and a
+/// slow one holds up nothing else. Work that blocks its thread belongs on a
+/// thread of its own, as with any future.
+///
+/// # Panics
+///
+/// A panic, in the future or before it, fails this batch alone, as
+/// [`JobError::Panicked`](crate::JobError::Panicked).
+///
+/// # Cancel safety
+///
+/// The future is dropped halfway where a stop runs out of time or the runtime
+/// is dropped. Its jobs then count as abandoned.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch::{BatchProcessor, CancellationToken, MicroBatch};
+///
+/// struct Prices {
+///     per_item: u64,
+/// }
+///
+/// impl BatchProcessor<u64, u64> for Prices {
+///     type Error = std::convert::Infallible;
+///
+///     async fn process(&self, amounts: Vec<u64>) -> Result<Vec<u64>, Self::Error> {
+///         Ok(amounts.iter().map(|amount| amount * self.per_item).collect())
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), microbatch::JobError> {
+/// let prices = MicroBatch::new_running(CancellationToken::new(), Prices { per_item: 3 });
+/// assert_eq!(prices.submit(14).await?, 42);
+/// # Ok(())
+/// # }
+/// ```
+pub trait BatchProcessor<J, R>: Send + Sync + 'static {
+    /// Why a whole batch failed. `anyhow::Error`, `String`, `&str`,
+    /// [`Infallible`](std::convert::Infallible) and any [`Error`] fit.
+    type Error: Into<Box<dyn Error + Send + Sync>>;
+
+    /// Returns one result per job, in the same order.
+    ///
+    /// `jobs` is never empty and never exceeds the limits of the builder. `R`
+    /// may itself be a `Result` where jobs fail one by one.
+    ///
+    /// # Errors
+    ///
+    /// An error fails the whole batch: every caller gets it as
+    /// [`JobError::Failed`](crate::JobError::Failed). Another number of
+    /// results than jobs does so as
+    /// [`JobError::ResultCount`](crate::JobError::ResultCount).
+    fn process(&self, jobs: Vec<J>) -> impl Future<Output = Result<Vec<R>, Self::Error>> + Send;
+}
+
+impl<J, R, E, F, Fut> BatchProcessor<J, R> for F
+where
+    F: Fn(Vec<J>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Vec<R>, E>> + Send,
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
+    type Error = E;
+
+    fn process(&self, jobs: Vec<J>) -> impl Future<Output = Result<Vec<R>, E>> + Send {
+        self(jobs)
+    }
+}

@@ -1,0 +1,90 @@
+//! What can be observed from outside: why and how a batch was flushed, and
+//! counts of everything.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::error::JobError;
+
+/// Why a batch was flushed. Where several reasons hold, a full batch says so
+/// first ([`Size`](Self::Size), then [`Weight`](Self::Weight)), then what was
+/// asked for ([`Shutdown`](Self::Shutdown), [`Requested`](Self::Requested)),
+/// then the waiting policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FlushReason {
+    /// It held `max_batch_size` jobs.
+    Size,
+    /// It held `max_batch_weight`, or the next job would have exceeded it.
+    Weight,
+    /// Its first job had waited for the `interval`.
+    Interval,
+    /// No batch was in flight, under `flush_when_idle`.
+    Idle,
+    /// [`flush`](crate::MicroBatch::flush) was called.
+    Requested,
+    /// The micro-batcher was stopping.
+    Shutdown,
+}
+
+impl fmt::Display for FlushReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Size => "size",
+            Self::Weight => "weight",
+            Self::Shutdown => "shutdown",
+            Self::Requested => "requested",
+            Self::Interval => "interval",
+            Self::Idle => "idle",
+        })
+    }
+}
+
+/// One finished batch, as the
+/// [`on_batch`](crate::MicroBatchBuilder::on_batch) hook sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchReport<'a> {
+    /// Jobs in the batch.
+    pub size: usize,
+    /// Their summed weight; zero where no weight function is set.
+    pub weight: usize,
+    /// Why it was flushed.
+    pub reason: FlushReason,
+    /// How long its first job was pending.
+    pub waited: Duration,
+    /// How long the processor took.
+    pub took: Duration,
+    /// Why it failed, if it did.
+    pub error: Option<&'a JobError>,
+}
+
+/// Counters since the start and gauges of this moment.
+///
+/// They agree with one another: `accepted` is always the sum of `completed`,
+/// `failed`, `withdrawn`, `abandoned`, `queued`, `pending` and `processing`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Jobs accepted so far.
+    pub accepted: u64,
+    /// Jobs that got a result.
+    pub completed: u64,
+    /// Jobs whose batch failed, panicked or returned a wrong number of results.
+    pub failed: u64,
+    /// Accepted jobs left out because their handle was dropped first, under
+    /// `cancel_on_drop`.
+    pub withdrawn: u64,
+    /// Accepted jobs given up without an outcome.
+    pub abandoned: u64,
+    /// Batches handed to the processor so far.
+    pub batches: u64,
+    /// Jobs and reservations that wait for room now.
+    pub waiting: usize,
+    /// Jobs accepted and not yet taken up by the loop.
+    pub queued: usize,
+    /// Jobs taken up by the loop that wait for their batch.
+    pub pending: usize,
+    /// Jobs the processor has in hand.
+    pub processing: usize,
+    /// Batches the processor has in hand.
+    pub in_flight: usize,
+}

@@ -1,0 +1,392 @@
+//! The loop that owns the pending jobs.
+//!
+//! Each turn it looks at the intake, decides by [`Pending`] whether a batch is
+//! due, and then waits for the one thing that comes first. All decisions are
+//! synchronous and all state is its own, so there is nothing to race with.
+//!
+//! # Invariants
+//!
+//! - A job is always in exactly one of: the queue, the inbox, the storage, a
+//!   batch. Each of them answers it when dropped, and all of them are dropped
+//!   with the worker, however it ends.
+//! - The loop awaits nothing but the `select!`: no processor, no hook.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+use std::{future, mem};
+
+use tokio::task::{JoinHandle, coop};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, error, warn};
+
+use crate::batch::{Batch, Context, Finished, Replies, message};
+use crate::error::ShutdownTimeout;
+use crate::intake::{Intake, Known};
+use crate::job::{PendingJob, Reply};
+use crate::pending::{Pending, Policy};
+use crate::processor::BatchProcessor;
+use crate::report::FlushReason;
+use crate::storage::{BatchStorage, fitting};
+
+/// How long a stop that ran out of time waits for the batches it has aborted to
+/// be gone. They go at once unless they block their thread.
+const ABORT_GRACE: Duration = Duration::from_millis(100);
+
+pub(crate) struct Worker<J, R, P, S: BatchStorage<J, R>> {
+    context: Arc<Context<J, R, P>>,
+    policy: Policy,
+    cancel_on_drop: bool,
+    pending: Pending,
+    inbox: VecDeque<PendingJob<J, R>>,
+    storage: S,
+    running: BTreeMap<u64, Running<R>>,
+    /// Number of the next batch.
+    next: u64,
+    /// Who waits for the flush that is going on.
+    flushing: Vec<Reply<()>>,
+    /// Who waits for all batches below that number to end.
+    settling: VecDeque<(u64, Vec<Reply<()>>)>,
+    finished: Vec<u64>,
+    /// Last, so that the end is told after everything is answered.
+    _ended: Ended<J, R>,
+}
+
+struct Running<R> {
+    task: JoinHandle<()>,
+    replies: Arc<Replies<R>>,
+}
+
+/// Tells everybody that the loop has ended.
+struct Ended<J, R>(Arc<Intake<J, R>>);
+
+impl<J, R> Drop for Ended<J, R> {
+    fn drop(&mut self) {
+        self.0.ended.cancel();
+    }
+}
+
+impl<J, R, P, S> Worker<J, R, P, S>
+where
+    J: Send + 'static,
+    R: Send + 'static,
+    P: BatchProcessor<J, R>,
+    S: BatchStorage<J, R>,
+{
+    pub(crate) fn new(
+        context: Context<J, R, P>,
+        policy: Policy,
+        cancel_on_drop: bool,
+        storage: S,
+    ) -> Self {
+        Self {
+            _ended: Ended(Arc::clone(&context.intake)),
+            context: Arc::new(context),
+            pending: Pending::new(policy.clone()),
+            policy,
+            cancel_on_drop,
+            inbox: VecDeque::new(),
+            storage,
+            running: BTreeMap::new(),
+            next: 0,
+            flushing: Vec::new(),
+            settling: VecDeque::new(),
+            finished: Vec::new(),
+        }
+    }
+
+    /// Runs until stopped and drained.
+    pub(crate) async fn run(mut self, cancel: CancellationToken) -> Result<(), ShutdownTimeout> {
+        let mut cancelled = pin!(cancel.cancelled_owned());
+        let mut timer = pin!(None);
+        loop {
+            // A loop that always has a batch to cut lets others run, too.
+            coop::consume_budget().await;
+            let now = Instant::now();
+            self.look(now);
+            self.settle();
+            if self.pending.is_drained() {
+                debug!(name = self.name(), "stopped");
+                return Ok(());
+            }
+            if self.pending.is_overdue(now) {
+                return Err(self.time_out().await);
+            }
+            let due = self.pending.due(now);
+            let deadline = match due {
+                Some(_) => None,
+                None => self.pending.deadline(),
+            };
+            set_timer(timer.as_mut(), deadline);
+            tokio::select! {
+                // In this order, so that a stop is not put off by batches that
+                // are due, nor a batch by the jobs behind it.
+                biased;
+                () = &mut cancelled, if !self.pending.is_stopping() => self.context.intake.close(),
+                Some(reason) = future::ready(due) => self.flush(reason, now),
+                () = self.context.intake.changed(self.known(), self.pending.wants()) => {}
+                () = elapsed(timer.as_mut()) => {}
+            }
+        }
+    }
+
+    /// Hears what has happened and takes jobs up.
+    fn look(&mut self, now: Instant) {
+        let news = self.context.intake.look(
+            self.pending.room(),
+            self.pending.is_flushing(),
+            &mut self.inbox,
+            &mut self.finished,
+        );
+        for number in self.finished.drain(..) {
+            self.running.remove(&number);
+            self.pending.finished();
+        }
+        self.pending.took(news.taken);
+        if !news.flushes.is_empty() {
+            self.flushing.extend(news.flushes);
+            self.pending.flush(news.ahead);
+        }
+        self.store(now);
+        if news.closed && !self.pending.is_stopping() {
+            debug!(name = self.name(), "stopping");
+            self.pending.stop(now);
+            // A stop takes more jobs up than a flush did.
+            self.look(now);
+        }
+    }
+
+    /// Puts what was taken up into the storage.
+    fn store(&mut self, now: Instant) {
+        if self.inbox.is_empty() {
+            return;
+        }
+        let expected = self.storage.len() + self.inbox.len();
+        while !self.inbox.is_empty() {
+            self.guarded(|worker| {
+                while let Some(mut job) = worker.inbox.pop_front() {
+                    job.take_up(now);
+                    worker.pending.arrive(job.weight(), now);
+                    worker.storage.append(job);
+                }
+            });
+        }
+        self.recount(expected);
+    }
+
+    /// Calls the storage, of whose panics the loop must not die.
+    fn guarded<T>(&mut self, call: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        catch_unwind(AssertUnwindSafe(|| call(self)))
+            .inspect_err(|panic| {
+                let error = message(panic.as_ref());
+                error!(name = self.name(), %error, "the storage or a job's drop panicked");
+            })
+            .ok()
+    }
+
+    /// Finds out how many jobs the storage holds, and how many of those that it
+    /// was expected to hold it has dropped.
+    fn recount(&mut self, expected: usize) {
+        let held = self.storage.len();
+        self.pending.hold(held);
+        let dropped = expected.saturating_sub(held);
+        if dropped > 0 {
+            self.context.intake.count(|stats| {
+                stats.pending = stats.pending.saturating_sub(dropped);
+                stats.abandoned += dropped as u64;
+            });
+        }
+    }
+
+    /// Cuts a batch and hands it to the processor.
+    fn flush(&mut self, reason: FlushReason, now: Instant) {
+        let waited = self.pending.waited(now);
+        let taken = self.cut();
+        if taken.is_empty() {
+            self.pending.stall(now);
+            return;
+        }
+        let left = taken.len();
+        let mut jobs = Vec::with_capacity(left);
+        let mut replies = Vec::with_capacity(left);
+        let mut origins = Vec::new();
+        let mut weight = 0_usize;
+        let mut withdrawn = Vec::new();
+        for job in taken {
+            if self.cancel_on_drop && job.is_unwanted() {
+                withdrawn.push(job);
+                continue;
+            }
+            weight = weight.saturating_add(job.weight());
+            let (job, reply, origin) = job.into_parts();
+            jobs.push(job);
+            replies.push(reply);
+            origins.extend(origin);
+        }
+        let size = jobs.len();
+        // Before the batch starts, which counts itself down again.
+        self.context.intake.count(|stats| {
+            stats.pending = stats.pending.saturating_sub(left);
+            stats.withdrawn += withdrawn.len() as u64;
+            stats.processing += size;
+            stats.in_flight += usize::from(size > 0);
+            stats.batches += u64::from(size > 0);
+        });
+        self.guarded(|_| drop(withdrawn));
+        if size == 0 {
+            return;
+        }
+        let span = tracing::debug_span!(
+            parent: None,
+            "batch",
+            name = self.name(),
+            size,
+            weight,
+            %reason,
+            ?waited
+        );
+        for origin in origins {
+            span.follows_from(*origin);
+        }
+        debug!(parent: &span, name = self.name(), size, weight, %reason, ?waited, "flush");
+        let replies = Replies::new(replies);
+        let number = self.next;
+        let batch = Batch {
+            context: Arc::clone(&self.context),
+            replies: Arc::clone(&replies),
+            size,
+            weight,
+            reason,
+            waited,
+            _finished: Finished {
+                intake: Arc::clone(&self.context.intake),
+                number,
+            },
+        };
+        let task = tokio::spawn(batch.run(jobs).instrument(span));
+        self.running.insert(number, Running { task, replies });
+        self.next += 1;
+        self.pending.started();
+    }
+
+    /// Takes a batch's worth out of the storage.
+    fn cut(&mut self) -> Vec<PendingJob<J, R>> {
+        let held = self.storage.len();
+        let (max_jobs, max_weight) = (self.policy.max_batch_size, self.policy.max_batch_weight);
+        let mut taken = self
+            .guarded(|worker| worker.storage.take(max_jobs, max_weight))
+            .unwrap_or_default();
+        // A storage of the user's is not trusted to keep the limits.
+        let fits = fitting(taken.iter().take(max_jobs), max_weight);
+        for excess in taken.drain(fits..).collect::<Vec<_>>() {
+            self.guarded(|worker| worker.storage.append(excess));
+        }
+        for job in &taken {
+            self.pending.leave(job.weight(), job.taken_up());
+        }
+        self.recount(held.saturating_sub(taken.len()));
+        taken
+    }
+
+    /// Answers those whose flush is done.
+    fn settle(&mut self) {
+        if self.pending.flushed() {
+            let done = mem::take(&mut self.flushing);
+            self.settling.push_back((self.next, done));
+        }
+        let oldest = self.running.keys().next().copied().unwrap_or(self.next);
+        while self.settling.front().is_some_and(|(end, _)| *end <= oldest) {
+            for reply in self
+                .settling
+                .pop_front()
+                .into_iter()
+                .flat_map(|(_, done)| done)
+            {
+                reply.send(Ok(()));
+            }
+        }
+    }
+
+    /// Gives up what a stop has not drained in time.
+    async fn time_out(&mut self) -> ShutdownTimeout {
+        let timed_out = ShutdownTimeout {
+            abandoned: self.abandon(),
+        };
+        self.context.intake.time_out(timed_out);
+        warn!(
+            name = self.name(),
+            abandoned = timed_out.abandoned,
+            "stop timed out"
+        );
+        let gone = async {
+            while !self.running.is_empty() {
+                self.context.intake.changed(self.known(), None).await;
+                self.look(Instant::now());
+            }
+        };
+        // A batch that blocks its thread ends in its own time.
+        let _ = timeout(ABORT_GRACE, gone).await;
+        timed_out
+    }
+
+    fn known(&self) -> Known {
+        Known {
+            closed: self.pending.is_stopping(),
+            flushing: self.pending.is_flushing(),
+        }
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.context.name.as_deref()
+    }
+}
+
+impl<J, R, P, S: BatchStorage<J, R>> Worker<J, R, P, S> {
+    /// Answers every job that is left, as far as it is not answered by being
+    /// dropped, and returns how many are left.
+    fn abandon(&mut self) -> usize {
+        let mut processing = 0;
+        let mut batches = 0;
+        for batch in self.running.values() {
+            batch.task.abort();
+            let replies = batch.replies.take();
+            processing += replies.len();
+            batches += usize::from(!replies.is_empty());
+        }
+        let queued = self.context.intake.abandon();
+        let mut pending = 0;
+        self.context.intake.count(|stats| {
+            pending = mem::take(&mut stats.pending);
+            stats.processing -= processing;
+            stats.in_flight -= batches;
+            stats.abandoned += (processing + pending) as u64;
+        });
+        processing + pending + queued
+    }
+}
+
+impl<J, R, P, S: BatchStorage<J, R>> Drop for Worker<J, R, P, S> {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
+/// Sets the timer, or takes it out of the runtime's hands.
+fn set_timer(mut timer: Pin<&mut Option<Sleep>>, deadline: Option<Instant>) {
+    match (timer.as_mut().as_pin_mut(), deadline) {
+        (Some(sleep), Some(deadline)) if sleep.deadline() == deadline => {}
+        (Some(sleep), Some(deadline)) => sleep.reset(deadline),
+        (None, Some(deadline)) => timer.set(Some(sleep_until(deadline))),
+        (_, None) => timer.set(None),
+    }
+}
+
+async fn elapsed(timer: Pin<&mut Option<Sleep>>) {
+    match timer.as_pin_mut() {
+        Some(sleep) => sleep.await,
+        None => future::pending().await,
+    }
+}
