@@ -75,8 +75,9 @@ struct Flush {
 pub(crate) struct News {
     /// The intake was closed, perhaps long ago.
     pub(crate) closed: bool,
-    /// Jobs that moved into the inbox.
+    /// Jobs that moved into the inbox, and their weight.
     pub(crate) taken: usize,
+    pub(crate) weight: usize,
     /// Whom to answer when the flush that they requested is done.
     pub(crate) flushes: Vec<Reply<()>>,
     /// How many jobs at the front of the queue are meant by these flushes.
@@ -206,7 +207,7 @@ impl<J, R> Intake<J, R> {
             false => mem::take(&mut state.flushes),
         };
         let ahead = requested.last().map(|flush| flush.ahead);
-        let taken = state.take(room.min(ahead.unwrap_or(usize::MAX)), inbox);
+        let (taken, weight) = state.take(room.min(ahead.unwrap_or(usize::MAX)), inbox);
         for flush in &mut state.flushes {
             flush.ahead -= taken;
         }
@@ -218,6 +219,7 @@ impl<J, R> Intake<J, R> {
         News {
             closed,
             taken,
+            weight,
             flushes: requested.into_iter().map(|flush| flush.done).collect(),
             ahead: ahead.map_or(0, |ahead| ahead - taken),
         }
@@ -322,19 +324,18 @@ impl<J, R> State<J, R> {
         self.asleep.take().map(|(waker, _)| waker)
     }
 
-    /// Moves up to `room` jobs into the inbox and returns how many.
-    fn take(&mut self, room: usize, inbox: &mut VecDeque<PendingJob<J, R>>) -> usize {
-        if room >= self.queue.len() && inbox.is_empty() {
+    /// Moves up to `room` jobs into the inbox, which is empty, and returns how
+    /// many, with their weight.
+    fn take(&mut self, room: usize, inbox: &mut VecDeque<PendingJob<J, R>>) -> (usize, usize) {
+        if room >= self.queue.len() {
             mem::swap(&mut self.queue, inbox);
-            self.queue_weight = 0;
-            return inbox.len();
+            return (inbox.len(), mem::take(&mut self.queue_weight));
         }
-        let count = room.min(self.queue.len());
-        for job in self.queue.drain(..count) {
-            self.queue_weight = self.queue_weight.saturating_sub(job.weight());
-            inbox.push_back(job);
-        }
-        count
+        inbox.extend(self.queue.drain(..room));
+        let weights = inbox.iter().map(PendingJob::weight);
+        let weight = weights.fold(0, usize::saturating_add);
+        self.queue_weight = self.queue_weight.saturating_sub(weight);
+        (room, weight)
     }
 
     /// Lets the line into the room there is and returns whom to tell.

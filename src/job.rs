@@ -13,7 +13,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 use tracing::Span;
 
 use crate::error::JobError;
@@ -64,7 +63,6 @@ pub struct PendingJob<J, R> {
     /// The span the job was submitted in; boxed, because it is nearly always
     /// absent and every job is moved several times.
     span: Option<Box<Span>>,
-    taken_up: Option<Instant>,
 }
 
 impl<J, R> PendingJob<J, R> {
@@ -77,7 +75,6 @@ impl<J, R> PendingJob<J, R> {
             reply,
             weight,
             span: current_span(),
-            taken_up: None,
         };
         (pending, receipt)
     }
@@ -97,15 +94,6 @@ impl<J, R> PendingJob<J, R> {
     /// Whether the handle was dropped.
     pub(crate) fn is_unwanted(&self) -> bool {
         self.reply.is_unwanted()
-    }
-
-    /// When the loop took the job up.
-    pub(crate) fn taken_up(&self) -> Option<Instant> {
-        self.taken_up
-    }
-
-    pub(crate) fn take_up(&mut self, now: Instant) {
-        self.taken_up = Some(now);
     }
 
     pub(crate) fn into_parts(self) -> (J, Reply<R>, Option<Box<Span>>) {

@@ -72,31 +72,27 @@ impl Pending {
 
     // What happens.
 
-    /// A job was taken up.
-    pub(crate) fn arrive(&mut self, weight: usize, now: Instant) {
-        self.jobs += 1;
+    /// That many jobs of that weight were taken up.
+    pub(crate) fn arrive(&mut self, jobs: usize, weight: usize, now: Instant) {
+        self.jobs += jobs;
         self.weight = self.weight.saturating_add(weight);
-        match self.arrivals.back_mut() {
-            Some((time, count)) if *time == now => *count += 1,
-            _ => self.arrivals.push_back((now, 1)),
-        }
+        self.arrivals.push_back((now, jobs));
         self.stalled = false;
     }
 
-    /// A pending job, taken up at that time, has left for its batch.
-    pub(crate) fn leave(&mut self, weight: usize, taken_up: Option<Instant>) {
+    /// That many pending jobs of that weight have left for their batch.
+    pub(crate) fn leave(&mut self, jobs: usize, weight: usize) {
         self.weight = self.weight.saturating_sub(weight);
-        let at = match (self.arrivals.front(), taken_up) {
-            (Some((first, _)), Some(time)) if *first == time => 0,
-            (Some(_), Some(time)) => match self.arrivals.binary_search_by_key(&time, |run| run.0) {
-                Ok(at) => at,
-                Err(_) => return,
-            },
-            _ => return,
-        };
-        self.arrivals[at].1 -= 1;
-        if self.arrivals[at].1 == 0 {
-            self.arrivals.remove(at);
+        // Of a storage with an order of its own nobody knows whether the oldest
+        // job has left, so there the clock runs on until the storage is empty.
+        let mut left = if self.policy.chooses { 0 } else { jobs };
+        while let Some((_, count)) = self.arrivals.front_mut() {
+            if *count > left {
+                *count -= left;
+                break;
+            }
+            left -= *count;
+            self.arrivals.pop_front();
         }
     }
 

@@ -1,7 +1,7 @@
 //! Where pending jobs wait for their batch.
 
 use std::collections::VecDeque;
-use std::fmt;
+use std::{fmt, mem};
 
 use crate::job::PendingJob;
 
@@ -68,6 +68,14 @@ pub trait BatchStorage<J, R>: Send + 'static {
     /// [`JobError::Abandoned`](crate::JobError::Abandoned).
     fn append(&mut self, job: PendingJob<J, R>);
 
+    /// Takes in all the jobs, in their order; as provided, one by one. What it
+    /// leaves behind is appended one by one.
+    fn append_all(&mut self, jobs: &mut VecDeque<PendingJob<J, R>>) {
+        while let Some(job) = jobs.pop_front() {
+            self.append(job);
+        }
+    }
+
     /// Returns the next batch: at most `max_jobs` jobs that weigh at most
     /// `max_weight` together.
     ///
@@ -100,9 +108,21 @@ impl<J: Send + 'static, R: Send + 'static> BatchStorage<J, R> for MemoryStorage<
         self.jobs.push_back(job);
     }
 
+    fn append_all(&mut self, jobs: &mut VecDeque<PendingJob<J, R>>) {
+        if self.jobs.is_empty() {
+            mem::swap(&mut self.jobs, jobs);
+        } else {
+            self.jobs.append(jobs);
+        }
+    }
+
     fn take(&mut self, max_jobs: usize, max_weight: usize) -> Vec<PendingJob<J, R>> {
         let count = fitting(self.jobs.iter().take(max_jobs), max_weight);
-        self.jobs.drain(..count).collect()
+        if count < self.jobs.len() {
+            return self.jobs.drain(..count).collect();
+        }
+        // All there is: hand out the buffer itself, and get another as large.
+        mem::replace(&mut self.jobs, VecDeque::with_capacity(count)).into()
     }
 }
 

@@ -150,7 +150,10 @@ where
             self.flushing.extend(news.flushes);
             self.pending.flush(news.ahead);
         }
-        self.store(now);
+        if news.taken > 0 {
+            self.pending.arrive(news.taken, news.weight, now);
+            self.store(news.taken);
+        }
         if news.closed && !self.pending.is_stopping() {
             debug!(name = self.name(), "stopping");
             self.pending.stop(now);
@@ -159,20 +162,13 @@ where
         }
     }
 
-    /// Puts what was taken up into the storage.
-    fn store(&mut self, now: Instant) {
-        if self.inbox.is_empty() {
-            return;
-        }
-        let expected = self.storage.len() + self.inbox.len();
-        while !self.inbox.is_empty() {
-            self.guarded(|worker| {
-                while let Some(mut job) = worker.inbox.pop_front() {
-                    job.take_up(now);
-                    worker.pending.arrive(job.weight(), now);
-                    worker.storage.append(job);
-                }
-            });
+    /// Puts the jobs that were taken up into the storage.
+    fn store(&mut self, jobs: usize) {
+        let expected = self.storage.len() + jobs;
+        self.guarded(|worker| worker.storage.append_all(&mut worker.inbox));
+        // What a panic has left.
+        while let Some(job) = self.inbox.pop_front() {
+            self.guarded(|worker| worker.storage.append(job));
         }
         self.recount(expected);
     }
@@ -210,23 +206,23 @@ where
             return;
         }
         let left = taken.len();
-        let mut jobs = Vec::with_capacity(left);
-        let mut replies = Vec::with_capacity(left);
-        let mut origins = Vec::new();
+        let (taken, withdrawn) = if self.cancel_on_drop {
+            taken.into_iter().partition(|job| !job.is_unwanted())
+        } else {
+            (taken, Vec::new())
+        };
+        let size = taken.len();
         let mut weight = 0_usize;
-        let mut withdrawn = Vec::new();
-        for job in taken {
-            if self.cancel_on_drop && job.is_unwanted() {
-                withdrawn.push(job);
-                continue;
-            }
+        let mut origins = Vec::new();
+        let mut jobs = Vec::with_capacity(size);
+        let replies = taken.into_iter().map(|job| {
             weight = weight.saturating_add(job.weight());
             let (job, reply, origin) = job.into_parts();
-            jobs.push(job);
-            replies.push(reply);
             origins.extend(origin);
-        }
-        let size = jobs.len();
+            jobs.push(job);
+            reply
+        });
+        let replies = Replies::new(replies.collect());
         // Before the batch starts, which counts itself down again.
         self.context.intake.count(|stats| {
             stats.pending = stats.pending.saturating_sub(left);
@@ -252,7 +248,6 @@ where
             span.follows_from(*origin);
         }
         debug!(parent: &span, name = self.name(), size, weight, %reason, ?waited, "flush");
-        let replies = Replies::new(replies);
         let number = self.next;
         let batch = Batch {
             context: Arc::clone(&self.context),
@@ -279,14 +274,16 @@ where
         let mut taken = self
             .guarded(|worker| worker.storage.take(max_jobs, max_weight))
             .unwrap_or_default();
-        // A storage of the user's is not trusted to keep the limits.
-        let fits = fitting(taken.iter().take(max_jobs), max_weight);
-        for excess in taken.drain(fits..).collect::<Vec<_>>() {
-            self.guarded(|worker| worker.storage.append(excess));
+        if self.policy.chooses {
+            // A storage of the user's is not trusted to keep the limits.
+            let fits = fitting(taken.iter().take(max_jobs), max_weight);
+            for excess in taken.split_off(fits) {
+                self.guarded(|worker| worker.storage.append(excess));
+            }
         }
-        for job in &taken {
-            self.pending.leave(job.weight(), job.taken_up());
-        }
+        let weights = taken.iter().map(PendingJob::weight);
+        let weight = weights.fold(0, usize::saturating_add);
+        self.pending.leave(taken.len(), weight);
         self.recount(held.saturating_sub(taken.len()));
         taken
     }
