@@ -266,10 +266,10 @@ where
     /// Puts the parts together, whose values have been checked.
     pub(crate) fn assemble(self) -> MicroBatch<J, R> {
         let mut policy = self.policy;
-        policy.backlog = match policy.chooses {
-            true => policy.max_batch_size.max(self.queue_capacity),
-            false => policy.max_batch_size,
-        };
+        policy.backlog = policy.max_batch_size;
+        if policy.chooses {
+            policy.backlog = policy.backlog.max(self.queue_capacity);
+        }
         let max_batch_weight = policy.max_batch_weight;
         let intake = Arc::new(Intake::new(self.queue_capacity));
         let context = Context {

@@ -246,6 +246,7 @@ impl<R> JobHandle<R> {
     }
 
     /// Returns whether the handle would resolve at once.
+    #[must_use]
     pub fn is_finished(&self) -> bool {
         match &self.0 {
             State::Accepted(receiver) | State::Waiting(_, receiver) => {

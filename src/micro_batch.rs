@@ -385,16 +385,19 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     }
 
     /// Returns whether the loop has been started and has not ended.
+    #[must_use]
     pub fn is_running(&self) -> bool {
         matches!(*self.owner.stage(), Stage::Started) && !self.owner.intake.ended.is_cancelled()
     }
 
     /// Returns whether jobs are no longer accepted.
+    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.owner.intake.is_closed()
     }
 
     /// Returns counters and gauges of this moment.
+    #[must_use]
     pub fn stats(&self) -> Stats {
         self.owner.intake.stats()
     }

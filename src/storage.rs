@@ -92,6 +92,7 @@ pub struct MemoryStorage<J, R> {
 
 impl<J, R> MemoryStorage<J, R> {
     /// Returns an empty storage.
+    #[must_use]
     pub fn new() -> Self {
         Self {
             jobs: VecDeque::new(),
