@@ -1,5 +1,4 @@
-//! Group single jobs into small batches on Tokio; every caller gets its own
-//! result.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 
