@@ -74,7 +74,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
                 expected: self.size,
                 actual: results.len(),
             }),
-            Ok(Err(error)) => Err(JobError::Failed(Arc::from(error.into()))),
+            Ok(Err(error)) => Err(JobError::from_processor(error.into())),
             Err(panic) => Err(JobError::Panicked(message(&*panic))),
         };
         let replies = self.replies.take();

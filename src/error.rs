@@ -40,6 +40,18 @@ pub enum JobError {
     Abandoned,
 }
 
+impl JobError {
+    /// Makes of a processor's error what its callers get. A `JobError`, as of a
+    /// processor that calls another micro-batcher or wraps a processor, is
+    /// passed on as it is.
+    pub(crate) fn from_processor(error: Box<dyn Error + Send + Sync>) -> Self {
+        match error.downcast::<Self>() {
+            Ok(error) => *error,
+            Err(error) => Self::Failed(Arc::from(error)),
+        }
+    }
+}
+
 impl fmt::Display for JobError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
