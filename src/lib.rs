@@ -18,7 +18,12 @@ pub use builder::MicroBatchBuilder;
 pub use error::{BuildError, Closed, JobError, ShutdownTimeout, StartError, TrySubmitError};
 pub use job::{JobHandle, PendingJob};
 pub use micro_batch::{MicroBatch, Permit};
-pub use processor::BatchProcessor;
+#[cfg(feature = "retry")]
+pub use processor::Retry;
+pub use processor::{
+    Always, BatchProcessor, BatchProcessorExt, Bisect, BlockingProcessor, Coalesce, Elapsed,
+    Timeout,
+};
 pub use report::{BatchReport, FlushReason, Stats};
 pub use storage::{BatchStorage, MemoryStorage};
 pub use tokio_util::sync::CancellationToken;

@@ -1,6 +1,22 @@
-//! What processes a batch.
+//! What processes a batch, and what can be put around it.
+
+mod bisect;
+mod blocking;
+mod coalesce;
+mod ext;
+#[cfg(feature = "retry")]
+mod retry;
+mod timeout;
 
 use std::error::Error;
+
+pub use bisect::Bisect;
+pub use blocking::BlockingProcessor;
+pub use coalesce::Coalesce;
+pub use ext::BatchProcessorExt;
+#[cfg(feature = "retry")]
+pub use retry::Retry;
+pub use timeout::{Elapsed, Timeout};
 
 /// Processes a whole batch of jobs at once.
 ///
@@ -76,5 +92,26 @@ where
 
     fn process(&self, jobs: Vec<J>) -> impl Future<Output = Result<Vec<R>, E>> + Send {
         self(jobs)
+    }
+}
+
+/// The predicate of a decorator that acts on every error.
+#[derive(Debug, Clone, Copy)]
+pub struct Always;
+
+/// Whether a decorator acts on an error.
+trait Predicate<E>: Send + Sync + 'static {
+    fn holds(&self, error: &E) -> bool;
+}
+
+impl<E> Predicate<E> for Always {
+    fn holds(&self, _: &E) -> bool {
+        true
+    }
+}
+
+impl<E, F: Fn(&E) -> bool + Send + Sync + 'static> Predicate<E> for F {
+    fn holds(&self, error: &E) -> bool {
+        self(error)
     }
 }

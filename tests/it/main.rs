@@ -1,1 +1,2 @@
+mod decorators;
 mod smoke;

@@ -1,0 +1,161 @@
+//! The decorators' front door.
+
+use std::time::Duration;
+
+use super::bisect::Bisect;
+use super::coalesce::Coalesce;
+#[cfg(feature = "retry")]
+use super::retry::Retry;
+use super::timeout::Timeout;
+use super::{Always, BatchProcessor};
+
+/// Decorates any [`BatchProcessor`]. The decorators read in the order they act,
+/// and nest: `insert.retry(backoff).bisect()` splits a batch once its retries
+/// are used up.
+///
+/// Each is a processor in turn, so the limits, the order and the stop of the
+/// [`MicroBatch`](crate::MicroBatch) hold as ever: a stop that runs out of time
+/// drops them in whatever they are doing.
+pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
+    /// Tries a failed batch again after each pause of `backoff`, which is any
+    /// builder of the [`backon`](https://docs.rs/backon) crate.
+    ///
+    /// Only for processors whose batches are all-or-nothing or idempotent.
+    /// Limit it with [`when`](Retry::when) to errors that pass. A panic is not
+    /// retried. Every attempt clones the jobs.
+    ///
+    /// # Errors
+    ///
+    /// Those of the processor: the last one, when the pauses are used up.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU32, Ordering};
+    /// use backon::ConstantBuilder;
+    /// use microbatch::{BatchProcessorExt, CancellationToken, MicroBatch};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), microbatch::JobError> {
+    /// static CALLS: AtomicU32 = AtomicU32::new(0);
+    /// let flaky = |jobs: Vec<u8>| async move {
+    ///     match CALLS.fetch_add(1, Ordering::Relaxed) {
+    ///         0 | 1 => Err("connection reset"),
+    ///         _ => Ok(jobs),
+    ///     }
+    /// };
+    /// let steady = flaky
+    ///     .retry(ConstantBuilder::default().with_max_times(3))
+    ///     .when(|error| error.contains("connection"));
+    /// let batcher = MicroBatch::new_running(CancellationToken::new(), steady);
+    /// assert_eq!(batcher.submit(7).await?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "retry")]
+    fn retry<B>(self, backoff: B) -> Retry<Self, B>
+    where
+        B: backon::BackoffBuilder + Clone,
+    {
+        Retry::new(self, backoff, Always)
+    }
+
+    /// Drops a batch that takes longer than `limit` and fails it with
+    /// [`Elapsed`](super::timeout::Elapsed).
+    ///
+    /// What the processor has done so far is not undone. Tokio's timer rounds
+    /// up to the next millisecond; [`Duration::MAX`] means for ever.
+    ///
+    /// # Errors
+    ///
+    /// Those of the processor, and `Elapsed`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use microbatch::{BatchProcessorExt, CancellationToken, Elapsed, JobError, MicroBatch};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let hung = |_: Vec<u8>| std::future::pending::<Result<Vec<u8>, String>>();
+    /// let limited = hung.timeout(Duration::from_secs(3));
+    /// let batcher = MicroBatch::new_running(CancellationToken::new(), limited);
+    /// let Err(JobError::Failed(cause)) = batcher.submit(7).await else { panic!() };
+    /// assert!(cause.is::<Elapsed>());
+    /// # }
+    /// ```
+    fn timeout(self, limit: Duration) -> Timeout<Self> {
+        Timeout::new(self, limit)
+    }
+
+    /// Splits a batch that fails or panics in halves until the guilty jobs
+    /// stand alone: they get their own error, all others their result.
+    ///
+    /// Only for processors whose batches are all-or-nothing or idempotent: a
+    /// job of a failed batch is processed again. One bad job in 1024 costs at
+    /// most 21 calls, `k` bad ones in `n` at most `k * 2 * log2(n) + 1`. Limit
+    /// it with [`when`](Bisect::when) to errors that a job can cause; a dead
+    /// database is no job's fault. Every call but those of single jobs clones
+    /// its jobs.
+    ///
+    /// # Errors
+    ///
+    /// The batch never fails; each job has a `Result` of its own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch::{BatchProcessorExt, CancellationToken, MicroBatch};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), microbatch::JobError> {
+    /// let all_or_nothing = |jobs: Vec<i32>| async move {
+    ///     match jobs.iter().any(|job| *job < 0) {
+    ///         true => Err("check constraint: positive"),
+    ///         false => Ok(jobs),
+    ///     }
+    /// };
+    /// let batcher = MicroBatch::new_running(CancellationToken::new(), all_or_nothing.bisect());
+    /// let (one, bad, three) =
+    ///     tokio::join!(batcher.submit(1), batcher.submit(-2), batcher.submit(3));
+    /// assert!(one?.is_ok() && bad?.is_err() && three?.is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
+    fn bisect(self) -> Bisect<Self> {
+        Bisect::new(self, Always)
+    }
+
+    /// Processes equal jobs of a batch once and gives all their callers the
+    /// result.
+    ///
+    /// # Errors
+    ///
+    /// Those of the processor. A wrong number of results for the distinct jobs
+    /// is a [`JobError::ResultCount`](crate::JobError::ResultCount), which
+    /// counts those.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch::{BatchProcessorExt, CancellationToken, MicroBatch};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), microbatch::JobError> {
+    /// let load = |ids: Vec<u32>| async move {
+    ///     assert_eq!(ids, [7, 8]);
+    ///     Ok::<_, String>(ids.iter().map(|id| format!("user {id}")).collect())
+    /// };
+    /// let users = MicroBatch::new_running(CancellationToken::new(), load.coalesce());
+    /// let (a, b, c) = tokio::join!(users.submit(7), users.submit(8), users.submit(7));
+    /// assert_eq!((a?, b?, c?), ("user 7".into(), "user 8".into(), "user 7".into()));
+    /// # Ok(())
+    /// # }
+    /// ```
+    fn coalesce(self) -> Coalesce<Self> {
+        Coalesce::new(self)
+    }
+}
+
+impl<J, R, P: BatchProcessor<J, R>> BatchProcessorExt<J, R> for P {}

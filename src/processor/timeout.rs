@@ -1,0 +1,44 @@
+//! Limits how long a batch may take.
+
+use std::error::Error;
+use std::time::Duration;
+
+use super::BatchProcessor;
+
+/// A processor that limits how long a batch may take; see
+/// [`timeout`](super::BatchProcessorExt::timeout).
+#[derive(Debug, Clone)]
+pub struct Timeout<P> {
+    inner: P,
+    limit: Duration,
+}
+
+impl<P> Timeout<P> {
+    pub(super) fn new(inner: P, limit: Duration) -> Self {
+        Self { inner, limit }
+    }
+}
+
+/// A batch took longer than the limit given to
+/// [`timeout`](super::BatchProcessorExt::timeout) and was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the batch took longer than {limit:?}")]
+pub struct Elapsed {
+    /// The limit.
+    pub limit: Duration,
+}
+
+impl<J, R, P> BatchProcessor<J, R> for Timeout<P>
+where
+    J: Send,
+    P: BatchProcessor<J, R>,
+{
+    type Error = Box<dyn Error + Send + Sync>;
+
+    async fn process(&self, jobs: Vec<J>) -> Result<Vec<R>, Self::Error> {
+        match tokio::time::timeout(self.limit, self.inner.process(jobs)).await {
+            Ok(results) => results.map_err(Into::into),
+            Err(_) => Err(Elapsed { limit: self.limit }.into()),
+        }
+    }
+}
