@@ -8,10 +8,11 @@ use std::{fmt, mem, panic};
 
 use futures::FutureExt;
 use tokio::time::Instant;
+use tracing::{Span, debug, debug_span, error};
 
 use crate::error::JobError;
 use crate::intake::Intake;
-use crate::job::Reply;
+use crate::job::{PendingJob, Reply};
 use crate::processor::BatchProcessor;
 use crate::report::{BatchReport, FlushReason};
 
@@ -39,33 +40,80 @@ impl<R> Replies<R> {
     }
 }
 
+/// The jobs of a batch, apart from what is owed for them.
+pub(crate) struct Load<J, R> {
+    pub(crate) jobs: Vec<J>,
+    pub(crate) replies: Vec<Reply<R>>,
+    pub(crate) weight: usize,
+    /// The spans that the jobs were submitted in.
+    pub(crate) origins: Vec<Box<Span>>,
+}
+
+impl<J, R> Load<J, R> {
+    pub(crate) fn split(taken: Vec<PendingJob<J, R>>) -> Self {
+        let mut jobs = Vec::with_capacity(taken.len());
+        let mut weight = 0_usize;
+        let mut origins = Vec::new();
+        let replies = taken.into_iter().map(|job| {
+            weight = weight.saturating_add(job.weight());
+            let (job, reply, origin) = job.into_parts();
+            if let Some(origin) = origin {
+                origins.push(origin);
+            }
+            jobs.push(job);
+            reply
+        });
+        Self {
+            // In place of the jobs that were taken, so without allocating.
+            replies: replies.collect(),
+            jobs,
+            weight,
+            origins,
+        }
+    }
+}
+
+/// A batch in the processor's hands.
 pub(crate) struct Batch<J, R, P> {
-    pub(crate) context: Arc<Context<J, R, P>>,
     pub(crate) replies: Arc<Replies<R>>,
     pub(crate) size: usize,
     pub(crate) weight: usize,
     pub(crate) reason: FlushReason,
     pub(crate) waited: Duration,
     /// Last, so that the loop hears of the end after everything else is gone.
-    pub(crate) _finished: Finished<J, R>,
+    pub(crate) slot: Slot<J, R, P>,
 }
 
-/// Tells the loop that the batch has ended, however it ends.
-pub(crate) struct Finished<J, R> {
-    pub(crate) intake: Arc<Intake<J, R>>,
+/// One of the places for batches in flight. Its drop tells the loop that the
+/// batch has ended, however it ends.
+pub(crate) struct Slot<J, R, P> {
+    pub(crate) context: Arc<Context<J, R, P>>,
     pub(crate) number: u64,
 }
 
-impl<J, R> Drop for Finished<J, R> {
+impl<J, R, P> Drop for Slot<J, R, P> {
     fn drop(&mut self) {
-        self.intake.finished(self.number);
+        self.context.intake.finished(self.number);
     }
 }
 
 impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
+    /// Returns the span of this batch, which follows from those of its jobs.
+    pub(crate) fn span(&self, origins: Vec<Box<Span>>) -> Span {
+        let name = self.slot.context.name.as_deref();
+        let Self { size, weight, .. } = *self;
+        let (reason, waited) = (self.reason, self.waited);
+        let span = debug_span!(parent: None, "batch", name, size, weight, %reason, ?waited);
+        for origin in origins {
+            span.follows_from(*origin);
+        }
+        debug!(parent: &span, name, size, weight, %reason, ?waited, "flush");
+        span
+    }
+
     pub(crate) async fn run(self, jobs: Vec<J>) {
         let started = Instant::now();
-        let outcome = AssertUnwindSafe(async { self.context.processor.process(jobs).await })
+        let outcome = AssertUnwindSafe(async { self.slot.context.processor.process(jobs).await })
             .catch_unwind()
             .await;
         let results = match outcome {
@@ -100,9 +148,9 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
     /// Counts and reports the batch: before its callers hear of it, so that
     /// they find it counted.
     fn report(&self, took: Duration, error: Option<&JobError>) {
-        let context = &self.context;
+        let context = &self.slot.context;
         if let Some(error) = error {
-            tracing::error!(
+            error!(
                 name = context.name.as_deref(),
                 size = self.size,
                 weight = self.weight,
@@ -132,7 +180,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
             error,
         };
         if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| hook(&report))) {
-            tracing::error!(error = %message(&*panic), "the on_batch hook panicked");
+            error!(error = %message(&*panic), "the on_batch hook panicked");
         }
     }
 }

@@ -30,7 +30,7 @@ use std::task::{Poll, Waker};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::ShutdownTimeout;
-use crate::job::{PendingJob, Reply};
+use crate::job::{PendingJob, Reply, total_weight};
 use crate::report::Stats;
 
 pub(crate) use claim::Claim;
@@ -339,8 +339,7 @@ impl<J, R> State<J, R> {
             return (inbox.len(), mem::take(&mut self.queue_weight));
         }
         inbox.extend(self.queue.drain(..room));
-        let weights = inbox.iter().map(PendingJob::weight);
-        let weight = weights.fold(0, usize::saturating_add);
+        let weight = total_weight(&*inbox);
         self.queue_weight = self.queue_weight.saturating_sub(weight);
         (room, weight)
     }

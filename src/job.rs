@@ -9,6 +9,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
+use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -30,8 +31,11 @@ impl<R> Reply<R> {
         (Self(Some(sender)), Receipt(receiver))
     }
 
-    pub(crate) fn send(mut self, answer: Answer<R>) {
-        if let Some(sender) = self.0.take() {
+    pub(crate) fn send(self, answer: Answer<R>) {
+        // Once the sender is out there is nothing left to drop, and to say so
+        // saves looking on every job.
+        let mut owed = ManuallyDrop::new(self);
+        if let Some(sender) = owed.0.take() {
             // A caller that has gone does not want to know.
             let _ = sender.send(answer);
         }
@@ -120,6 +124,14 @@ impl<J: fmt::Debug, R> fmt::Debug for PendingJob<J, R> {
     }
 }
 
+/// Returns the summed weight of the jobs.
+pub(crate) fn total_weight<'a, J: 'a, R: 'a>(
+    jobs: impl IntoIterator<Item = &'a PendingJob<J, R>>,
+) -> usize {
+    let weights = jobs.into_iter().map(PendingJob::weight);
+    weights.fold(0, usize::saturating_add)
+}
+
 /// Asks for the current span only where the span of a batch would be recorded,
 /// so that a job costs one comparison where nobody listens.
 fn current_span() -> Option<Box<Span>> {
@@ -130,8 +142,8 @@ fn current_span() -> Option<Box<Span>> {
     (!span.is_none()).then(|| Box::new(span))
 }
 
-/// A job's place on the way into the queue, held by a handle whose job found
-/// no room. Dropping it withdraws the job unless it was accepted.
+/// How far a job has come that was not accepted at once. Dropping it withdraws
+/// the job unless it was accepted since.
 pub(crate) trait Place: Send + Sync {
     /// Stands in line for room, once; from then on the job may be accepted at
     /// any moment.
@@ -139,6 +151,22 @@ pub(crate) trait Place: Send + Sync {
 
     /// Waits until the job is accepted or refused.
     fn poll_accepted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), JobError>>;
+
+    /// The job has been answered, so there is nothing left to withdraw.
+    fn answered(&mut self);
+}
+
+/// The place of a job that will never be accepted.
+struct Refused(JobError);
+
+impl Place for Refused {
+    fn stand_in_line(&mut self) {}
+
+    fn poll_accepted(&mut self, _: &mut Context<'_>) -> Poll<Result<(), JobError>> {
+        Poll::Ready(Err(self.0.clone()))
+    }
+
+    fn answered(&mut self) {}
 }
 
 /// The receiving half of a job's reply.
@@ -146,11 +174,17 @@ pub(crate) struct Receipt<R>(oneshot::Receiver<Answer<R>>);
 
 impl<R> Receipt<R> {
     pub(crate) fn accepted(self) -> JobHandle<R> {
-        JobHandle(State::Accepted(self.0))
+        JobHandle {
+            reply: self.0,
+            place: None,
+        }
     }
 
     pub(crate) fn waiting(self, place: Box<dyn Place>) -> JobHandle<R> {
-        JobHandle(State::Waiting(place, self.0))
+        JobHandle {
+            reply: self.0,
+            place: Some(place),
+        }
     }
 }
 
@@ -178,19 +212,18 @@ impl<R> Receipt<R> {
 /// Awaiting `&mut handle`, in a `select!` or under a timeout, loses nothing:
 /// neither the result nor the place in line.
 #[must_use = "dropping the handle loses the result and, where the queue is full, the job"]
-pub struct JobHandle<R>(State<R>);
-
-enum State<R> {
-    Accepted(oneshot::Receiver<Answer<R>>),
-    /// No room yet: the place holds the job.
-    Waiting(Box<dyn Place>, oneshot::Receiver<Answer<R>>),
-    Refused(JobError),
+pub struct JobHandle<R> {
+    reply: oneshot::Receiver<Answer<R>>,
+    /// `None` once the job is accepted.
+    place: Option<Box<dyn Place>>,
 }
 
 impl<R> JobHandle<R> {
     /// A handle that says why its job was not accepted.
     pub(crate) fn refused(error: JobError) -> Self {
-        Self(State::Refused(error))
+        let (reply, receipt) = Reply::new();
+        reply.send(Err(error.clone()));
+        receipt.waiting(Box::new(Refused(error)))
     }
 
     /// Waits until the job has been accepted, and no longer: fire and forget,
@@ -225,35 +258,17 @@ impl<R> JobHandle<R> {
     /// # }
     /// ```
     pub async fn accepted(&mut self) -> Result<(), JobError> {
-        poll_fn(|cx| self.poll_accepted(cx)).await
-    }
-
-    fn poll_accepted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), JobError>> {
-        match &mut self.0 {
-            State::Accepted(_) => Poll::Ready(Ok(())),
-            State::Refused(error) => Poll::Ready(Err(error.clone())),
-            State::Waiting(place, _) => {
-                let accepted = ready!(place.poll_accepted(cx));
-                // The outcome of waiting is remembered, and the place given up.
-                let error = accepted.clone().err().unwrap_or(JobError::Abandoned);
-                let waited = std::mem::replace(&mut self.0, State::Refused(error));
-                if let (Ok(()), State::Waiting(_, receiver)) = (&accepted, waited) {
-                    self.0 = State::Accepted(receiver);
-                }
-                Poll::Ready(accepted)
-            }
+        if let Some(place) = &mut self.place {
+            poll_fn(|cx| place.poll_accepted(cx)).await?;
+            self.place = None;
         }
+        Ok(())
     }
 
     /// Returns whether the handle would resolve at once.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        match &self.0 {
-            State::Accepted(receiver) | State::Waiting(_, receiver) => {
-                receiver.is_terminated() || !receiver.is_empty()
-            }
-            State::Refused(_) => true,
-        }
+        self.reply.is_terminated() || !self.reply.is_empty()
     }
 
     /// Blocks the current thread until the result is there: for threads outside
@@ -283,18 +298,14 @@ impl<R> JobHandle<R> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn blocking_wait(self) -> Result<R, JobError> {
-        let answer = match self.0 {
-            State::Accepted(receiver) => receiver.blocking_recv(),
-            State::Waiting(mut place, receiver) => {
-                place.stand_in_line();
-                // The place stays alive while waiting: its drop withdraws.
-                let answer = receiver.blocking_recv();
-                drop(place);
-                answer
-            }
-            State::Refused(error) => return Err(error),
-        };
+    pub fn blocking_wait(mut self) -> Result<R, JobError> {
+        if let Some(place) = &mut self.place {
+            place.stand_in_line();
+        }
+        let answer = self.reply.blocking_recv();
+        if let Some(place) = &mut self.place {
+            place.answered();
+        }
         answer.unwrap_or(Err(JobError::Abandoned))
     }
 }
@@ -303,26 +314,23 @@ impl<R> Future for JobHandle<R> {
     type Output = Result<R, JobError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let receiver = match &mut self.0 {
-            State::Accepted(receiver) => receiver,
-            State::Waiting(place, receiver) => {
-                place.stand_in_line();
-                receiver
-            }
-            State::Refused(error) => return Poll::Ready(Err(error.clone())),
-        };
-        let answer = ready!(Pin::new(receiver).poll(cx));
+        if let Some(place) = &mut self.place {
+            place.stand_in_line();
+        }
+        let answer = ready!(Pin::new(&mut self.reply).poll(cx));
+        if let Some(place) = &mut self.place {
+            place.answered();
+        }
         Poll::Ready(answer.unwrap_or(Err(JobError::Abandoned)))
     }
 }
 
 impl<R> fmt::Debug for JobHandle<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match &self.0 {
-            State::Waiting(..) if !self.is_finished() => "waiting for room",
-            State::Refused(_) => "refused",
+        let state = match self.place {
             _ if self.is_finished() => "finished",
-            _ => "accepted",
+            Some(_) => "waiting for room",
+            None => "accepted",
         };
         f.debug_tuple("JobHandle").field(&state).finish()
     }

@@ -23,10 +23,10 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error, warn};
 
-use crate::batch::{Batch, Context, Finished, Replies, message};
+use crate::batch::{Batch, Context, Load, Replies, Slot, message};
 use crate::error::ShutdownTimeout;
 use crate::intake::{Intake, Known};
-use crate::job::{PendingJob, Reply};
+use crate::job::{PendingJob, Reply, total_weight};
 use crate::pending::{Pending, Policy};
 use crate::processor::BatchProcessor;
 use crate::report::FlushReason;
@@ -211,18 +211,9 @@ where
         } else {
             (taken, Vec::new())
         };
-        let size = taken.len();
-        let mut weight = 0_usize;
-        let mut origins = Vec::new();
-        let mut jobs = Vec::with_capacity(size);
-        let replies = taken.into_iter().map(|job| {
-            weight = weight.saturating_add(job.weight());
-            let (job, reply, origin) = job.into_parts();
-            origins.extend(origin);
-            jobs.push(job);
-            reply
-        });
-        let replies = Replies::new(replies.collect());
+        let load = Load::split(taken);
+        let (size, weight) = (load.jobs.len(), load.weight);
+        self.pending.leave(left, total_weight(&withdrawn).saturating_add(weight));
         // Before the batch starts, which counts itself down again.
         self.context.intake.count(|stats| {
             stats.pending = stats.pending.saturating_sub(left);
@@ -235,34 +226,21 @@ where
         if size == 0 {
             return;
         }
-        let span = tracing::debug_span!(
-            parent: None,
-            "batch",
-            name = self.name(),
-            size,
-            weight,
-            %reason,
-            ?waited
-        );
-        for origin in origins {
-            span.follows_from(*origin);
-        }
-        debug!(parent: &span, name = self.name(), size, weight, %reason, ?waited, "flush");
-        let number = self.next;
         let batch = Batch {
-            context: Arc::clone(&self.context),
-            replies: Arc::clone(&replies),
+            replies: Replies::new(load.replies),
             size,
             weight,
             reason,
             waited,
-            _finished: Finished {
-                intake: Arc::clone(&self.context.intake),
-                number,
+            slot: Slot {
+                context: Arc::clone(&self.context),
+                number: self.next,
             },
         };
-        let task = tokio::spawn(batch.run(jobs).instrument(span));
-        self.running.insert(number, Running { task, replies });
+        let span = batch.span(load.origins);
+        let replies = Arc::clone(&batch.replies);
+        let task = tokio::spawn(batch.run(load.jobs).instrument(span));
+        self.running.insert(self.next, Running { task, replies });
         self.next += 1;
         self.pending.started();
     }
@@ -281,9 +259,6 @@ where
                 self.guarded(|worker| worker.storage.append(excess));
             }
         }
-        let weights = taken.iter().map(PendingJob::weight);
-        let weight = weights.fold(0, usize::saturating_add);
-        self.pending.leave(taken.len(), weight);
         self.recount(held.saturating_sub(taken.len()));
         taken
     }

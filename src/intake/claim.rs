@@ -134,6 +134,10 @@ impl<J: Send, R: Send> Place for Claim<J, R> {
         self.enter();
     }
 
+    fn answered(&mut self) {
+        *self.standing() = Standing::Accepted;
+    }
+
     fn poll_accepted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), JobError>> {
         self.poll(cx).map_err(|Closed| JobError::Closed)
     }
