@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{fmt, mem, panic};
 
@@ -12,7 +12,8 @@ use tracing::{Span, debug, debug_span, error};
 
 use crate::error::JobError;
 use crate::intake::Intake;
-use crate::job::{PendingJob, Reply};
+
+use crate::job::Reply;
 use crate::processor::BatchProcessor;
 use crate::report::{BatchReport, FlushReason};
 
@@ -26,57 +27,45 @@ pub(crate) struct Context<J, R, P> {
 
 pub(crate) type Hook = Box<dyn Fn(&BatchReport<'_>) + Send + Sync>;
 
-/// The replies that a running batch owes. Whoever takes them answers them: the
-/// batch when it has its results, or the loop when it gives the batch up.
+/// The replies owed for a batch. Whoever takes them answers them: the batch when
+/// it has its results, or the loop when it gives the batch up.
 pub(crate) struct Replies<R>(Mutex<Vec<Reply<R>>>);
 
 impl<R> Replies<R> {
-    pub(crate) fn new(replies: Vec<Reply<R>>) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(replies)))
-    }
-
+    /// Takes what is owed: nothing if it was taken before.
     pub(crate) fn take(&self) -> Vec<Reply<R>> {
-        mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        mem::take(&mut self.lock())
+    }
+
+    /// Sets what is owed; or gives back an empty vector, to be used again.
+    pub(crate) fn put(&self, replies: Vec<Reply<R>>) {
+        *self.lock() = replies;
+    }
+
+    /// Takes what is owed, and leaves a vector that is only kept to be used
+    /// again.
+    pub(crate) fn take_owed(&self) -> Vec<Reply<R>> {
+        let mut owed = self.lock();
+        if owed.is_empty() {
+            return Vec::new();
+        }
+        mem::take(&mut owed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Reply<R>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The jobs of a batch, apart from what is owed for them.
-pub(crate) struct Load<J, R> {
-    pub(crate) jobs: Vec<J>,
-    pub(crate) replies: Vec<Reply<R>>,
-    pub(crate) weight: usize,
-    /// The spans that the jobs were submitted in.
-    pub(crate) origins: Vec<Box<Span>>,
-}
-
-impl<J, R> Load<J, R> {
-    pub(crate) fn split(taken: Vec<PendingJob<J, R>>) -> Self {
-        let mut jobs = Vec::with_capacity(taken.len());
-        let mut weight = 0_usize;
-        let mut origins = Vec::new();
-        let replies = taken.into_iter().map(|job| {
-            weight = weight.saturating_add(job.weight());
-            let (job, reply, origin) = job.into_parts();
-            if let Some(origin) = origin {
-                origins.push(origin);
-            }
-            jobs.push(job);
-            reply
-        });
-        Self {
-            // In place of the jobs that were taken, so without allocating.
-            replies: replies.collect(),
-            jobs,
-            weight,
-            origins,
-        }
+impl<R> Default for Replies<R> {
+    fn default() -> Self {
+        Self(Mutex::new(Vec::new()))
     }
 }
 
 /// A batch in the processor's hands.
 pub(crate) struct Batch<J, R, P> {
-    pub(crate) replies: Arc<Replies<R>>,
-    pub(crate) size: usize,
+    pub(crate) jobs: Vec<J>,
     pub(crate) weight: usize,
     pub(crate) reason: FlushReason,
     pub(crate) waited: Duration,
@@ -101,7 +90,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
     /// Returns the span of this batch, which follows from those of its jobs.
     pub(crate) fn span(&self, origins: Vec<Box<Span>>) -> Span {
         let name = self.slot.context.name.as_deref();
-        let Self { size, weight, .. } = *self;
+        let (size, weight) = (self.jobs.len(), self.weight);
         let (reason, waited) = (self.reason, self.waited);
         let span = debug_span!(parent: None, "batch", name, size, weight, %reason, ?waited);
         for origin in origins {
@@ -111,48 +100,52 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
         span
     }
 
-    pub(crate) async fn run(self, jobs: Vec<J>) {
+    /// Processes the batch and answers what is owed for it.
+    pub(crate) async fn run(mut self, owed: &Replies<R>) {
+        let jobs = mem::take(&mut self.jobs);
+        let size = jobs.len();
         let started = Instant::now();
         let outcome = AssertUnwindSafe(async { self.slot.context.processor.process(jobs).await })
             .catch_unwind()
             .await;
         let results = match outcome {
-            Ok(Ok(results)) if results.len() == self.size => Ok(results),
+            Ok(Ok(results)) if results.len() == size => Ok(results),
             Ok(Ok(results)) => Err(JobError::ResultCount {
-                expected: self.size,
+                expected: size,
                 actual: results.len(),
             }),
             Ok(Err(error)) => Err(JobError::from_processor(error.into())),
             Err(panic) => Err(JobError::Panicked(message(&*panic))),
         };
-        let replies = self.replies.take();
+        let mut replies = owed.take();
         if replies.is_empty() {
             // The loop has given this batch up and answered for it.
             return;
         }
-        self.report(started.elapsed(), results.as_ref().err());
+        self.report(size, started.elapsed(), results.as_ref().err());
         match results {
             Ok(results) => {
-                for (reply, result) in replies.into_iter().zip(results) {
+                for (reply, result) in replies.drain(..).zip(results) {
                     reply.send(Ok(result));
                 }
             }
             Err(error) => {
-                for reply in replies {
+                for reply in replies.drain(..) {
                     reply.send(Err(error.clone()));
                 }
             }
         }
+        owed.put(replies);
     }
 
     /// Counts and reports the batch: before its callers hear of it, so that
     /// they find it counted.
-    fn report(&self, took: Duration, error: Option<&JobError>) {
+    fn report(&self, size: usize, took: Duration, error: Option<&JobError>) {
         let context = &self.slot.context;
         if let Some(error) = error {
             error!(
                 name = context.name.as_deref(),
-                size = self.size,
+                size,
                 weight = self.weight,
                 reason = %self.reason,
                 error = %Chain(error),
@@ -161,18 +154,18 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
         }
         context.intake.count(|stats| {
             stats.in_flight -= 1;
-            stats.processing -= self.size;
+            stats.processing -= size;
             let outcome = match error {
                 None => &mut stats.completed,
                 Some(_) => &mut stats.failed,
             };
-            *outcome += self.size as u64;
+            *outcome += size as u64;
         });
         let Some(hook) = &context.on_batch else {
             return;
         };
         let report = BatchReport {
-            size: self.size,
+            size,
             weight: self.weight,
             reason: self.reason,
             waited: self.waited,

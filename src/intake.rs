@@ -302,6 +302,7 @@ impl<J, R> State<J, R> {
     }
 
     /// Appends the job, for which there is room, and returns whom to wake.
+    #[inline]
     fn enqueue(&mut self, job: PendingJob<J, R>, capacity: usize) -> Option<Waker> {
         self.queue_weight = self.queue_weight.saturating_add(job.weight());
         self.queue.push_back(job);
@@ -318,6 +319,7 @@ impl<J, R> State<J, R> {
         })
     }
 
+    #[inline]
     fn rouse_if_satisfied(&mut self, capacity: usize) -> Option<Waker> {
         let (_, wants) = self.asleep.as_ref()?;
         if self.satisfies(*wants, capacity) {

@@ -4,6 +4,7 @@
 
 mod batch;
 mod builder;
+mod crew;
 mod error;
 mod intake;
 mod job;

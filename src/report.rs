@@ -88,3 +88,15 @@ pub struct Stats {
     /// Batches the processor has in hand.
     pub in_flight: usize,
 }
+
+impl Stats {
+    /// A batch of that many jobs ended without an answer; of none, it was
+    /// answered.
+    pub(crate) fn lose(&mut self, jobs: usize) {
+        if jobs > 0 {
+            self.processing -= jobs;
+            self.in_flight -= 1;
+            self.abandoned += jobs as u64;
+        }
+    }
+}

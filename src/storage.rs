@@ -122,8 +122,8 @@ impl<J: Send + 'static, R: Send + 'static> BatchStorage<J, R> for MemoryStorage<
         if count < self.jobs.len() {
             return self.jobs.drain(..count).collect();
         }
-        // All there is: hand out the buffer itself, and get another as large.
-        mem::replace(&mut self.jobs, VecDeque::with_capacity(count)).into()
+        // All there is: hand out the buffer itself.
+        mem::take(&mut self.jobs).into()
     }
 }
 

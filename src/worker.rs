@@ -18,12 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{future, mem};
 
-use tokio::task::{JoinHandle, coop};
+use tokio::task::coop;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, error, warn};
+use tracing::{debug, error, warn};
 
-use crate::batch::{Batch, Context, Load, Replies, Slot, message};
+use crate::batch::{Batch, Context, Slot, message};
+use crate::crew::Member;
 use crate::error::ShutdownTimeout;
 use crate::intake::{Intake, Known};
 use crate::job::{PendingJob, Reply, total_weight};
@@ -43,7 +44,9 @@ pub(crate) struct Worker<J, R, P, S: BatchStorage<J, R>> {
     pending: Pending,
     inbox: VecDeque<PendingJob<J, R>>,
     storage: S,
-    running: BTreeMap<u64, Running<R>>,
+    /// Who has the batch of that number in hand.
+    running: BTreeMap<u64, Member<J, R, P>>,
+    idle: Vec<Member<J, R, P>>,
     /// Number of the next batch.
     next: u64,
     /// Who waits for the flush that is going on.
@@ -53,11 +56,6 @@ pub(crate) struct Worker<J, R, P, S: BatchStorage<J, R>> {
     finished: Vec<u64>,
     /// Last, so that the end is told after everything is answered.
     _ended: Ended<J, R>,
-}
-
-struct Running<R> {
-    task: JoinHandle<()>,
-    replies: Arc<Replies<R>>,
 }
 
 /// Tells everybody that the loop has ended.
@@ -91,6 +89,7 @@ where
             inbox: VecDeque::new(),
             storage,
             running: BTreeMap::new(),
+            idle: Vec::new(),
             next: 0,
             flushing: Vec::new(),
             settling: VecDeque::new(),
@@ -109,6 +108,7 @@ where
             self.look(now);
             self.settle();
             if self.pending.is_drained() {
+                self.dismiss().await;
                 debug!(name = self.name(), "stopped");
                 return Ok(());
             }
@@ -141,9 +141,8 @@ where
             &mut self.inbox,
             &mut self.finished,
         );
-        for number in self.finished.drain(..) {
-            self.running.remove(&number);
-            self.pending.finished();
+        while let Some(number) = self.finished.pop() {
+            self.retire(number);
         }
         self.pending.took(news.taken);
         if !news.flushes.is_empty() {
@@ -205,44 +204,10 @@ where
             self.pending.stall(now);
             return;
         }
-        let left = taken.len();
-        let (taken, withdrawn) = if self.cancel_on_drop {
-            taken.into_iter().partition(|job| !job.is_unwanted())
-        } else {
-            (taken, Vec::new())
-        };
-        let load = Load::split(taken);
-        let (size, weight) = (load.jobs.len(), load.weight);
-        self.pending.leave(left, total_weight(&withdrawn).saturating_add(weight));
-        // Before the batch starts, which counts itself down again.
-        self.context.intake.count(|stats| {
-            stats.pending = stats.pending.saturating_sub(left);
-            stats.withdrawn += withdrawn.len() as u64;
-            stats.processing += size;
-            stats.in_flight += usize::from(size > 0);
-            stats.batches += u64::from(size > 0);
-        });
-        self.guarded(|_| drop(withdrawn));
-        if size == 0 {
-            return;
+        let taken = self.leave_out(taken);
+        if !taken.is_empty() {
+            self.launch(taken, reason, waited);
         }
-        let batch = Batch {
-            replies: Replies::new(load.replies),
-            size,
-            weight,
-            reason,
-            waited,
-            slot: Slot {
-                context: Arc::clone(&self.context),
-                number: self.next,
-            },
-        };
-        let span = batch.span(load.origins);
-        let replies = Arc::clone(&batch.replies);
-        let task = tokio::spawn(batch.run(load.jobs).instrument(span));
-        self.running.insert(self.next, Running { task, replies });
-        self.next += 1;
-        self.pending.started();
     }
 
     /// Takes a batch's worth out of the storage.
@@ -259,8 +224,81 @@ where
                 self.guarded(|worker| worker.storage.append(excess));
             }
         }
+        self.pending.leave(taken.len(), total_weight(&taken));
         self.recount(held.saturating_sub(taken.len()));
         taken
+    }
+
+    /// Leaves out jobs that nobody waits for, under `cancel_on_drop`.
+    fn leave_out(&mut self, taken: Vec<PendingJob<J, R>>) -> Vec<PendingJob<J, R>> {
+        if !self.cancel_on_drop {
+            return taken;
+        }
+        let (withdrawn, wanted) = taken
+            .into_iter()
+            .partition::<Vec<_>, _>(PendingJob::is_unwanted);
+        self.context.intake.count(|stats| {
+            stats.pending = stats.pending.saturating_sub(withdrawn.len());
+            stats.withdrawn += withdrawn.len() as u64;
+        });
+        self.guarded(|_| drop(withdrawn));
+        wanted
+    }
+
+    /// Hands a batch to a member of the crew.
+    fn launch(&mut self, mut taken: Vec<PendingJob<J, R>>, reason: FlushReason, waited: Duration) {
+        let size = taken.len();
+        // Before the batch starts, which counts itself down again.
+        self.context.intake.count(|stats| {
+            stats.pending = stats.pending.saturating_sub(size);
+            stats.processing += size;
+            stats.in_flight += 1;
+            stats.batches += 1;
+        });
+        let member = self.idle.pop().unwrap_or_else(Member::hire);
+        let mut replies = member.spare();
+        let mut jobs = Vec::with_capacity(size);
+        let mut weight = 0_usize;
+        let mut origins = Vec::new();
+        replies.extend(taken.drain(..).map(|job| {
+            weight = weight.saturating_add(job.weight());
+            let (job, reply, origin) = job.into_parts();
+            origins.extend(origin);
+            jobs.push(job);
+            reply
+        }));
+        if self.inbox.capacity() < taken.capacity() {
+            // The buffer goes round: queue, inbox, storage, batch.
+            self.inbox = taken.into();
+        }
+        let batch = Batch {
+            jobs,
+            weight,
+            reason,
+            waited,
+            slot: Slot {
+                context: Arc::clone(&self.context),
+                number: self.next,
+            },
+        };
+        let span = batch.span(origins);
+        member.assign(batch, replies, span);
+        self.running.insert(self.next, member);
+        self.next += 1;
+        self.pending.started();
+    }
+
+    /// A batch has ended.
+    fn retire(&mut self, number: u64) {
+        let Some(member) = self.running.remove(&number) else {
+            return;
+        };
+        self.pending.finished();
+        let lost = member.unanswered();
+        self.context.intake.count(|stats| stats.lose(lost.len()));
+        if !member.is_gone() {
+            self.idle.push(member);
+        }
     }
 
     /// Answers those whose flush is done.
@@ -298,10 +336,18 @@ where
                 self.context.intake.changed(self.known(), None).await;
                 self.look(Instant::now());
             }
+            self.dismiss().await;
         };
         // A batch that blocks its thread ends in its own time.
         let _ = timeout(ABORT_GRACE, gone).await;
         timed_out
+    }
+
+    /// Waits until the idle tasks have ended.
+    async fn dismiss(&mut self) {
+        for member in self.idle.drain(..) {
+            member.dismiss().await;
+        }
     }
 
     fn known(&self) -> Known {
@@ -320,23 +366,19 @@ impl<J, R, P, S: BatchStorage<J, R>> Worker<J, R, P, S> {
     /// Answers every job that is left, as far as it is not answered by being
     /// dropped, and returns how many are left.
     fn abandon(&mut self) -> usize {
-        let mut processing = 0;
-        let mut batches = 0;
-        for batch in self.running.values() {
-            batch.task.abort();
-            let replies = batch.replies.take();
-            processing += replies.len();
-            batches += usize::from(!replies.is_empty());
+        let mut abandoned = self.context.intake.abandon();
+        for member in self.running.values() {
+            member.abort();
+            let lost = member.unanswered();
+            self.context.intake.count(|stats| stats.lose(lost.len()));
+            abandoned += lost.len();
         }
-        let queued = self.context.intake.abandon();
-        let mut pending = 0;
         self.context.intake.count(|stats| {
-            pending = mem::take(&mut stats.pending);
-            stats.processing -= processing;
-            stats.in_flight -= batches;
-            stats.abandoned += (processing + pending) as u64;
+            let pending = mem::take(&mut stats.pending);
+            stats.abandoned += pending as u64;
+            abandoned += pending;
         });
-        processing + pending + queued
+        abandoned
     }
 }
 
