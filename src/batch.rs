@@ -88,13 +88,13 @@ impl<J, R, P> Drop for Slot<J, R, P> {
 
 impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
     /// Returns the span of this batch, which follows from those of its jobs.
-    pub(crate) fn span(&self, origins: Vec<Box<Span>>) -> Span {
+    pub(crate) fn span(&self, origins: Vec<Span>) -> Span {
         let name = self.slot.context.name.as_deref();
         let (size, weight) = (self.jobs.len(), self.weight);
         let (reason, waited) = (self.reason, self.waited);
         let span = debug_span!(parent: None, "batch", name, size, weight, %reason, ?waited);
         for origin in origins {
-            span.follows_from(*origin);
+            span.follows_from(origin);
         }
         debug!(parent: &span, name, size, weight, %reason, ?waited, "flush");
         span

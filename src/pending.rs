@@ -26,6 +26,7 @@ pub(crate) struct Policy {
     pub(crate) interval: Duration,
     pub(crate) max_in_flight: usize,
     pub(crate) flush_when_idle: bool,
+    pub(crate) flush_cost: Option<Duration>,
     pub(crate) shutdown_timeout: Duration,
     /// How many jobs may be pending before the others are left in the queue; at
     /// least `max_batch_size`.
@@ -42,6 +43,9 @@ pub(crate) struct Pending {
     weight: usize,
     /// How many pending jobs were taken up when, oldest first.
     arrivals: VecDeque<(Instant, usize)>,
+    /// How long after the oldest job all the others were taken up, summed, in
+    /// nanoseconds. Kept for `flush_cost` alone.
+    behind: u128,
     in_flight: usize,
     /// How many jobs of the queue a requested flush still has to wait for.
     flushing: Option<usize>,
@@ -63,6 +67,7 @@ impl Pending {
             jobs: 0,
             weight: 0,
             arrivals: VecDeque::new(),
+            behind: 0,
             in_flight: 0,
             flushing: None,
             stopping: None,
@@ -77,6 +82,7 @@ impl Pending {
         self.jobs += jobs;
         self.weight = self.weight.saturating_add(weight);
         self.arrivals.push_back((now, jobs));
+        self.behind += self.waited(now).as_nanos() * jobs as u128;
         self.stalled = false;
     }
 
@@ -94,6 +100,10 @@ impl Pending {
             left -= *count;
             self.arrivals.pop_front();
         }
+        self.behind = match self.policy.flush_cost {
+            Some(_) => self.sum_behind(),
+            None => 0,
+        };
     }
 
     /// The storage holds this many jobs, which a storage of the user's may
@@ -103,6 +113,7 @@ impl Pending {
         if jobs == 0 {
             self.weight = 0;
             self.arrivals.clear();
+            self.behind = 0;
             self.stalled = false;
         }
     }
@@ -113,6 +124,7 @@ impl Pending {
         self.stalled = true;
         self.arrivals.clear();
         self.arrivals.push_back((now, self.jobs));
+        self.behind = 0;
     }
 
     /// A batch was started.
@@ -190,6 +202,8 @@ impl Pending {
             Some(FlushReason::Interval)
         } else if policy.flush_when_idle && self.in_flight == 0 {
             Some(FlushReason::Idle)
+        } else if self.costs_at().is_some_and(|at| at <= now) {
+            Some(FlushReason::Cost)
         } else {
             None
         }
@@ -201,19 +215,20 @@ impl Pending {
         match self.stopping {
             Some(stop) => stop.deadline,
             None if self.in_flight >= self.policy.max_in_flight => None,
-            None => self.flush_at(),
+            None => self.flush_at().into_iter().chain(self.costs_at()).min(),
         }
     }
 
     /// How many queued jobs would make a difference. One if there is a clock
-    /// to start, or a storage that wants to know of each; else as many as would
-    /// fill the batch.
+    /// to start or to put forward, or a storage that wants to know of each; else
+    /// as many as would fill the batch.
     pub(crate) fn wants(&self) -> Option<Wants> {
         if self.room() == 0 {
             return None;
         }
         let policy = &self.policy;
-        let jobs = if self.jobs == 0 || policy.chooses {
+        let each = policy.chooses || policy.flush_cost.is_some();
+        let jobs = if self.jobs == 0 || each {
             1
         } else {
             policy.max_batch_size - self.jobs
@@ -252,5 +267,27 @@ impl Pending {
     fn flush_at(&self) -> Option<Instant> {
         let (first, _) = self.arrivals.front()?;
         first.checked_add(self.policy.interval)
+    }
+
+    fn sum_behind(&self) -> u128 {
+        let Some((first, _)) = self.arrivals.front() else {
+            return 0;
+        };
+        let runs = self.arrivals.iter();
+        runs.map(|(time, jobs)| (*time - *first).as_nanos() * *jobs as u128)
+            .sum()
+    }
+
+    /// When the pending jobs have together waited as long as a flush costs.
+    ///
+    /// With `n` jobs that is `cost / n` after the mean of their arrivals, so
+    /// each job that joins brings it nearer.
+    fn costs_at(&self) -> Option<Instant> {
+        let cost = self.policy.flush_cost?;
+        let (first, _) = *self.arrivals.front()?;
+        let jobs = self.jobs.max(1) as u128;
+        let total = self.behind.saturating_add(cost.as_nanos());
+        let wait = u64::try_from(total.div_ceil(jobs)).ok()?;
+        first.checked_add(Duration::from_nanos(wait))
     }
 }

@@ -20,6 +20,9 @@ pub enum FlushReason {
     Interval,
     /// No batch was in flight, under `flush_when_idle`.
     Idle,
+    /// Its jobs had together waited as long as a flush costs, under
+    /// `flush_cost`.
+    Cost,
     /// [`flush`](crate::MicroBatch::flush) was called.
     Requested,
     /// The micro-batcher was stopping.
@@ -35,6 +38,7 @@ impl fmt::Display for FlushReason {
             Self::Requested => "requested",
             Self::Interval => "interval",
             Self::Idle => "idle",
+            Self::Cost => "cost",
         })
     }
 }

@@ -263,7 +263,7 @@ where
         replies.extend(taken.drain(..).map(|job| {
             weight = weight.saturating_add(job.weight());
             let (job, reply, origin) = job.into_parts();
-            origins.extend(origin);
+            origins.extend(origin.map(|origin| *origin));
             jobs.push(job);
             reply
         }));

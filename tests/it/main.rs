@@ -1,2 +1,3 @@
 mod decorators;
+mod flush_cost;
 mod smoke;
