@@ -29,12 +29,12 @@ use std::task::{Poll, Waker};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::error::ShutdownTimeout;
-use crate::job::{PendingJob, Reply, total_weight};
+use crate::error::{Closed, ShutdownTimeout};
+use crate::job::{PendingJob, Reply, Ticket, total_weight};
 use crate::report::Stats;
 
 pub(crate) use claim::Claim;
-use line::{Entry, Line};
+use line::{Line, Waiting};
 
 pub(crate) struct Intake<J, R> {
     capacity: usize,
@@ -124,7 +124,10 @@ impl<J, R> Intake<J, R> {
     // What callers do.
 
     /// Puts the job into the queue if there is room.
-    pub(crate) fn push(&self, job: PendingJob<J, R>) -> Result<(), (Refusal, PendingJob<J, R>)> {
+    pub(crate) fn try_push(
+        &self,
+        job: PendingJob<J, R>,
+    ) -> Result<(), (Refusal, PendingJob<J, R>)> {
         let mut state = self.lock();
         if state.closed {
             return Err((Refusal::Closed, job));
@@ -136,6 +139,24 @@ impl<J, R> Intake<J, R> {
         drop(state);
         wake(waker);
         Ok(())
+    }
+
+    /// Puts the job into the queue if there is room, or keeps it and returns the
+    /// ticket by which it may stand in line.
+    pub(crate) fn push(&self, job: PendingJob<J, R>) -> Result<Option<Ticket>, Closed> {
+        let mut state = self.lock();
+        if state.closed {
+            drop(state);
+            job.refuse();
+            return Err(Closed);
+        }
+        if !state.has_room(self.capacity) {
+            return Ok(Some(state.line.admit(Waiting::Job(job, None))));
+        }
+        let waker = state.enqueue(job, self.capacity);
+        drop(state);
+        wake(waker);
+        Ok(None)
     }
 
     /// Asks for a flush of all that was accepted so far.
@@ -158,17 +179,17 @@ impl<J, R> Intake<J, R> {
         if mem::replace(&mut state.closed, true) {
             return;
         }
-        let line = state.line.clear();
+        let line = state.line.refuse_all();
         let waker = state.rouse();
         drop(state);
-        for entry in line {
-            match entry {
-                Entry::Job(job, waker) => {
+        for waiting in line {
+            match waiting {
+                Waiting::Job(job, waker) => {
                     job.refuse();
                     wake(waker);
                 }
-                Entry::Reservation(waker) => wake(waker),
-                Entry::Gone => {}
+                Waiting::Reservation(waker) => wake(waker),
+                Waiting::Refused | Waiting::Nobody => {}
             }
         }
         wake(waker);
@@ -352,15 +373,15 @@ impl<J, R> State<J, R> {
         while self.has_room(capacity) {
             let waker = match self.line.pop() {
                 None => break,
-                Some(Entry::Job(job, waker)) => {
+                Some(Waiting::Job(job, waker)) => {
                     wakers.extend(self.enqueue(job, capacity));
                     waker
                 }
-                Some(Entry::Reservation(waker)) => {
+                Some(Waiting::Reservation(waker)) => {
                     self.reserved += 1;
                     waker
                 }
-                Some(Entry::Gone) => None,
+                Some(Waiting::Refused | Waiting::Nobody) => None,
             };
             wakers.extend(waker);
         }

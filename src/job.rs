@@ -11,6 +11,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::mem::ManuallyDrop;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
@@ -142,31 +143,58 @@ fn current_span() -> Option<Box<Span>> {
     (!span.is_none()).then(|| Box::new(span))
 }
 
-/// How far a job has come that was not accepted at once. Dropping it withdraws
-/// the job unless it was accepted since.
-pub(crate) trait Place: Send + Sync {
-    /// Stands in line for room, once; from then on the job may be accepted at
-    /// any moment.
-    fn stand_in_line(&mut self);
+/// Where jobs wait for room, whatever their type.
+pub(crate) trait Room: Send + Sync {
+    /// Puts the job at the end of the line, from where it may be accepted at any
+    /// moment; or accepts it at once.
+    fn stand_in_line(&self, ticket: Ticket);
 
-    /// Waits until the job is accepted or refused.
-    fn poll_accepted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), JobError>>;
+    /// Waits until the job, which stands in line, is accepted or refused.
+    fn poll_accepted(&self, ticket: Ticket, cx: &mut Context<'_>) -> Poll<Result<(), JobError>>;
 
-    /// The job has been answered, so there is nothing left to withdraw.
-    fn answered(&mut self);
+    /// Drops the job, unless it was accepted.
+    fn withdraw(&self, ticket: Ticket, in_line: bool);
 }
 
-/// The place of a job that will never be accepted.
-struct Refused(JobError);
+/// A job's spot among those that wait for room.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ticket {
+    pub(crate) spot: usize,
+    pub(crate) number: u64,
+}
 
-impl Place for Refused {
-    fn stand_in_line(&mut self) {}
+/// How far a job has come on its way into the queue.
+enum Way {
+    Accepted,
+    Waiting(Wait),
+    /// It will never be accepted.
+    Refused(JobError),
+}
 
-    fn poll_accepted(&mut self, _: &mut Context<'_>) -> Poll<Result<(), JobError>> {
-        Poll::Ready(Err(self.0.clone()))
+/// A job that waits for room. Dropping it withdraws the job unless it was
+/// accepted since.
+struct Wait {
+    room: Arc<dyn Room>,
+    ticket: Ticket,
+    in_line: bool,
+    answered: bool,
+}
+
+impl Wait {
+    fn stand_in_line(&mut self) {
+        if !self.in_line {
+            self.in_line = true;
+            self.room.stand_in_line(self.ticket);
+        }
     }
+}
 
-    fn answered(&mut self) {}
+impl Drop for Wait {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.room.withdraw(self.ticket, self.in_line);
+        }
+    }
 }
 
 /// The receiving half of a job's reply.
@@ -174,17 +202,25 @@ pub(crate) struct Receipt<R>(oneshot::Receiver<Answer<R>>);
 
 impl<R> Receipt<R> {
     pub(crate) fn accepted(self) -> JobHandle<R> {
-        JobHandle {
-            reply: self.0,
-            place: None,
-        }
+        self.handle(Way::Accepted)
     }
 
-    pub(crate) fn waiting(self, place: Box<dyn Place>) -> JobHandle<R> {
-        JobHandle {
-            reply: self.0,
-            place: Some(place),
-        }
+    pub(crate) fn waiting(self, room: Arc<dyn Room>, ticket: Ticket) -> JobHandle<R> {
+        self.handle(Way::Waiting(Wait {
+            room,
+            ticket,
+            in_line: false,
+            answered: false,
+        }))
+    }
+
+    /// A handle that says why its job was not accepted; the reply says the same.
+    pub(crate) fn refused(self, error: JobError) -> JobHandle<R> {
+        self.handle(Way::Refused(error))
+    }
+
+    fn handle(self, way: Way) -> JobHandle<R> {
+        JobHandle { reply: self.0, way }
     }
 }
 
@@ -214,8 +250,7 @@ impl<R> Receipt<R> {
 #[must_use = "dropping the handle loses the result and, where the queue is full, the job"]
 pub struct JobHandle<R> {
     reply: oneshot::Receiver<Answer<R>>,
-    /// `None` once the job is accepted.
-    place: Option<Box<dyn Place>>,
+    way: Way,
 }
 
 impl<R> JobHandle<R> {
@@ -223,7 +258,7 @@ impl<R> JobHandle<R> {
     pub(crate) fn refused(error: JobError) -> Self {
         let (reply, receipt) = Reply::new();
         reply.send(Err(error.clone()));
-        receipt.waiting(Box::new(Refused(error)))
+        receipt.refused(error)
     }
 
     /// Waits until the job has been accepted, and no longer: fire and forget,
@@ -258,11 +293,19 @@ impl<R> JobHandle<R> {
     /// # }
     /// ```
     pub async fn accepted(&mut self) -> Result<(), JobError> {
-        if let Some(place) = &mut self.place {
-            poll_fn(|cx| place.poll_accepted(cx)).await?;
-            self.place = None;
-        }
-        Ok(())
+        let accepted = match &mut self.way {
+            Way::Accepted => return Ok(()),
+            Way::Refused(error) => return Err(error.clone()),
+            Way::Waiting(wait) => {
+                wait.stand_in_line();
+                poll_fn(|cx| wait.room.poll_accepted(wait.ticket, cx)).await
+            }
+        };
+        self.way = match &accepted {
+            Ok(()) => Way::Accepted,
+            Err(error) => Way::Refused(error.clone()),
+        };
+        accepted
     }
 
     /// Returns whether the handle would resolve at once.
@@ -299,14 +342,18 @@ impl<R> JobHandle<R> {
     /// # }
     /// ```
     pub fn blocking_wait(mut self) -> Result<R, JobError> {
-        if let Some(place) = &mut self.place {
-            place.stand_in_line();
-        }
+        self.stand_in_line();
         let answer = self.reply.blocking_recv();
-        if let Some(place) = &mut self.place {
-            place.answered();
+        if let Way::Waiting(wait) = &mut self.way {
+            wait.answered = true;
         }
         answer.unwrap_or(Err(JobError::Abandoned))
+    }
+
+    fn stand_in_line(&mut self) {
+        if let Way::Waiting(wait) = &mut self.way {
+            wait.stand_in_line();
+        }
     }
 }
 
@@ -314,12 +361,11 @@ impl<R> Future for JobHandle<R> {
     type Output = Result<R, JobError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Some(place) = &mut self.place {
-            place.stand_in_line();
-        }
+        self.stand_in_line();
         let answer = ready!(Pin::new(&mut self.reply).poll(cx));
-        if let Some(place) = &mut self.place {
-            place.answered();
+        if let Way::Waiting(wait) = &mut self.way {
+            // There is nothing left to withdraw.
+            wait.answered = true;
         }
         Poll::Ready(answer.unwrap_or(Err(JobError::Abandoned)))
     }
@@ -327,10 +373,10 @@ impl<R> Future for JobHandle<R> {
 
 impl<R> fmt::Debug for JobHandle<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match self.place {
+        let state = match self.way {
             _ if self.is_finished() => "finished",
-            Some(_) => "waiting for room",
-            None => "accepted",
+            Way::Waiting(_) => "waiting for room",
+            _ => "accepted",
         };
         f.debug_tuple("JobHandle").field(&state).finish()
     }

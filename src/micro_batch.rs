@@ -229,11 +229,9 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
             Err(error) => return JobHandle::refused(error),
         };
         match self.owner.intake.push(job) {
-            Ok(()) => receipt.accepted(),
-            Err((Refusal::Full, job)) => {
-                receipt.waiting(Box::new(Claim::for_job(&self.owner.intake, job)))
-            }
-            Err((Refusal::Closed, _)) => JobHandle::refused(JobError::Closed),
+            Ok(None) => receipt.accepted(),
+            Ok(Some(ticket)) => receipt.waiting(self.owner.intake.clone(), ticket),
+            Err(Closed) => receipt.refused(JobError::Closed),
         }
     }
 
@@ -265,7 +263,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
             Err(JobError::TooHeavy { .. }) => return Err(TrySubmitError::TooHeavy(job)),
             Err(error) => return Ok(JobHandle::refused(error)),
         };
-        match self.owner.intake.push(job) {
+        match self.owner.intake.try_push(job) {
             Ok(()) => Ok(receipt.accepted()),
             Err((Refusal::Full, job)) => Err(TrySubmitError::Full(job.into_job())),
             Err((Refusal::Closed, job)) => Err(TrySubmitError::Closed(job.into_job())),
@@ -300,7 +298,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// # }
     /// ```
     pub async fn reserve(&self) -> Result<Permit<'_, J, R>, Closed> {
-        let mut claim = Claim::for_permit(&self.owner.intake);
+        let mut claim = Claim::new(&self.owner.intake);
         claim.granted().await?;
         Ok(Permit {
             micro_batch: self,
@@ -472,7 +470,7 @@ impl<J: Send + 'static, R: Send + 'static> Permit<'_, J, R> {
         };
         match self.claim.redeem(job) {
             Ok(()) => receipt.accepted(),
-            Err(error) => JobHandle::refused(error),
+            Err(Closed) => receipt.refused(JobError::Closed),
         }
     }
 }

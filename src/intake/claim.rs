@@ -1,168 +1,166 @@
-//! One caller's way to room in the queue.
+//! The two ways to wait for room in the queue: with a job, or for a permit.
 
 use std::future::poll_fn;
 use std::mem;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::{Entry, Intake, wake};
+use super::line::Waiting;
+use super::{Intake, wake};
 use crate::error::{Closed, JobError};
-use crate::job::{PendingJob, Place};
+use crate::job::{PendingJob, Room, Ticket};
 
-/// Where a caller is on the way to room in the queue.
-enum Standing<J, R> {
-    /// Not in line; the job to come with, if it is one.
-    Outside(Option<PendingJob<J, R>>),
-    InLine(u64),
-    Accepted,
+impl<J: Send, R: Send> Room for Intake<J, R> {
+    fn stand_in_line(&self, ticket: Ticket) {
+        let mut state = self.lock();
+        if state.closed {
+            return;
+        }
+        if !state.has_room(self.capacity) {
+            state.line.join(ticket);
+            return;
+        }
+        let waker = match state.line.vacate(ticket) {
+            Some(Waiting::Job(job, _)) => state.enqueue(job, self.capacity),
+            _ => None,
+        };
+        drop(state);
+        wake(waker);
+    }
+
+    fn poll_accepted(&self, ticket: Ticket, cx: &mut Context<'_>) -> Poll<Result<(), JobError>> {
+        self.poll_served(ticket, cx)
+            .map_err(|Closed| JobError::Closed)
+    }
+
+    fn withdraw(&self, ticket: Ticket, in_line: bool) {
+        let mut state = self.lock();
+        let left = if in_line {
+            state.line.leave(ticket)
+        } else {
+            state.line.vacate(ticket)
+        };
+        drop(state);
+        // Only now, because dropping a job runs its owner's code.
+        drop(left);
+    }
+}
+
+impl<J, R> Intake<J, R> {
+    /// Waits until the holder of the ticket, who stands in line, has got room or
+    /// was refused.
+    fn poll_served(&self, ticket: Ticket, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        match self.lock().line.get(ticket) {
+            None => Poll::Ready(Ok(())),
+            Some(Waiting::Job(_, waker) | Waiting::Reservation(waker)) => {
+                *waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            Some(Waiting::Refused | Waiting::Nobody) => Poll::Ready(Err(Closed)),
+        }
+    }
+}
+
+/// A caller's claim to room for a job to come. Dropping it gives up the place in
+/// line, or the room that was reserved.
+pub(crate) struct Claim<J, R> {
+    intake: Arc<Intake<J, R>>,
+    standing: Standing,
+}
+
+#[derive(Clone, Copy)]
+enum Standing {
+    Outside,
+    InLine(Ticket),
+    Granted,
     Refused,
 }
 
-/// A caller's claim to room in the queue: a job, or a permit for one to come.
-/// Dropping it gives up the place in line, or the room that was reserved.
-pub(crate) struct Claim<J, R> {
-    intake: Arc<Intake<J, R>>,
-    /// Never locked: a `Mutex` of which only `get_mut` is used is `Sync`
-    /// whatever it holds, and so is the handle.
-    standing: Mutex<Standing<J, R>>,
-    reservation: bool,
-}
-
 impl<J, R> Claim<J, R> {
-    pub(crate) fn for_job(intake: &Arc<Intake<J, R>>, job: PendingJob<J, R>) -> Self {
+    /// Returns a claim that does not yet stand in line.
+    pub(crate) fn new(intake: &Arc<Intake<J, R>>) -> Self {
         Self {
             intake: Arc::clone(intake),
-            standing: Mutex::new(Standing::Outside(Some(job))),
-            reservation: false,
+            standing: Standing::Outside,
         }
     }
 
-    pub(crate) fn for_permit(intake: &Arc<Intake<J, R>>) -> Self {
-        Self {
-            intake: Arc::clone(intake),
-            standing: Mutex::new(Standing::Outside(None)),
-            reservation: true,
+    /// Waits for room, in line from the first poll on.
+    pub(crate) async fn granted(&mut self) -> Result<(), Closed> {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// As [`granted`](Self::granted). What it has said it keeps to.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        if let Standing::Outside = self.standing {
+            self.standing = self.enter();
         }
+        if let Standing::InLine(ticket) = self.standing {
+            self.standing = match self.intake.poll_served(ticket, cx) {
+                Poll::Ready(Ok(())) => Standing::Granted,
+                Poll::Ready(Err(Closed)) => Standing::Refused,
+                Poll::Pending => return Poll::Pending,
+            };
+        }
+        Poll::Ready(match self.standing {
+            Standing::Granted => Ok(()),
+            _ => Err(Closed),
+        })
     }
 
-    fn standing(&mut self) -> &mut Standing<J, R> {
-        self.standing
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Takes the room there is, or a place in line.
+    fn enter(&self) -> Standing {
+        let mut state = self.intake.lock();
+        if state.closed {
+            return Standing::Refused;
+        }
+        if !state.has_room(self.intake.capacity) {
+            let ticket = state.line.admit(Waiting::Reservation(None));
+            state.line.join(ticket);
+            return Standing::InLine(ticket);
+        }
+        state.reserved += 1;
+        // Less room may make what is queued all there can be.
+        let waker = state.rouse_if_satisfied(self.intake.capacity);
+        drop(state);
+        wake(waker);
+        Standing::Granted
     }
 
-    /// Uses the reserved room for this job.
-    pub(crate) fn redeem(mut self, job: PendingJob<J, R>) -> Result<(), JobError> {
-        let standing = mem::replace(self.standing(), Standing::Refused);
-        debug_assert!(matches!(standing, Standing::Accepted));
+    /// Uses the room that was granted for this job.
+    pub(crate) fn redeem(mut self, job: PendingJob<J, R>) -> Result<(), Closed> {
+        self.standing = Standing::Refused;
         let mut state = self.intake.lock();
         state.reserved -= 1;
         if state.closed {
-            return Err(JobError::Closed);
+            drop(state);
+            job.refuse();
+            return Err(Closed);
         }
         let waker = state.enqueue(job, self.intake.capacity);
         drop(state);
         wake(waker);
         Ok(())
     }
-
-    /// Takes the room there is, or a place in line.
-    fn enter(&mut self) {
-        let Standing::Outside(job) = self.standing() else {
-            return;
-        };
-        let job = job.take();
-        let mut state = self.intake.lock();
-        let capacity = self.intake.capacity;
-        let (standing, refused, waker) = if state.closed {
-            (Standing::Refused, job, None)
-        } else if state.has_room(capacity) {
-            let waker = if let Some(job) = job {
-                state.enqueue(job, capacity)
-            } else {
-                state.reserved += 1;
-                // Less room may make what is queued all there can be.
-                state.rouse_if_satisfied(capacity)
-            };
-            (Standing::Accepted, None, waker)
-        } else {
-            let entry = match job {
-                Some(job) => Entry::Job(job, None),
-                None => Entry::Reservation(None),
-            };
-            (Standing::InLine(state.line.push(entry)), None, None)
-        };
-        drop(state);
-        *self.standing() = standing;
-        if let Some(job) = refused {
-            job.refuse();
-        }
-        wake(waker);
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
-        self.enter();
-        let number = match self.standing() {
-            Standing::InLine(number) => *number,
-            Standing::Accepted => return Poll::Ready(Ok(())),
-            Standing::Refused | Standing::Outside(_) => return Poll::Ready(Err(Closed)),
-        };
-        let mut state = self.intake.lock();
-        let (standing, result) = if number < state.line.served {
-            (Standing::Accepted, Ok(()))
-        } else if state.closed {
-            (Standing::Refused, Err(Closed))
-        } else {
-            if let Some(Entry::Job(_, waker) | Entry::Reservation(waker)) = state.line.get(number) {
-                *waker = Some(cx.waker().clone());
-            }
-            return Poll::Pending;
-        };
-        drop(state);
-        *self.standing() = standing;
-        Poll::Ready(result)
-    }
-
-    /// Waits for room.
-    pub(crate) async fn granted(&mut self) -> Result<(), Closed> {
-        poll_fn(|cx| self.poll(cx)).await
-    }
-}
-
-impl<J: Send, R: Send> Place for Claim<J, R> {
-    fn stand_in_line(&mut self) {
-        self.enter();
-    }
-
-    fn answered(&mut self) {
-        *self.standing() = Standing::Accepted;
-    }
-
-    fn poll_accepted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), JobError>> {
-        self.poll(cx).map_err(|Closed| JobError::Closed)
-    }
 }
 
 impl<J, R> Drop for Claim<J, R> {
     fn drop(&mut self) {
-        let reservation = self.reservation;
-        let number = match self.standing() {
-            Standing::InLine(number) => Some(*number),
-            Standing::Accepted if reservation => None,
-            _ => return,
-        };
+        let standing = mem::replace(&mut self.standing, Standing::Refused);
+        if let Standing::Outside | Standing::Refused = standing {
+            return;
+        }
         let mut state = self.intake.lock();
-        let left = match number {
-            Some(number) if number >= state.line.served => state.line.leave(number),
-            // Room was granted, and is kept only by the job that came with it.
-            _ => {
-                state.reserved -= usize::from(reservation);
-                None
-            }
+        let left = match standing {
+            Standing::InLine(ticket) => state.line.leave(ticket),
+            _ => None,
         };
+        if left.is_none() {
+            // Room was granted, perhaps without this claim having heard of it.
+            state.reserved -= 1;
+        }
         let wakers = state.move_up(self.intake.capacity);
         drop(state);
-        // Only now, because dropping the job runs its owner's code.
         drop(left);
         wakers.into_iter().for_each(Waker::wake);
     }
