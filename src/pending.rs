@@ -121,6 +121,9 @@ impl Pending {
     /// The storage holds jobs and gave none: leave it alone for an interval,
     /// or until something happens.
     pub(crate) fn stall(&mut self, now: Instant) {
+        if self.jobs == 0 {
+            return;
+        }
         self.stalled = true;
         self.arrivals.clear();
         self.arrivals.push_back((now, self.jobs));

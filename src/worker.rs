@@ -224,7 +224,6 @@ where
                 self.guarded(|worker| worker.storage.append(excess));
             }
         }
-        self.pending.leave(taken.len(), total_weight(&taken));
         self.recount(held.saturating_sub(taken.len()));
         taken
     }
@@ -234,14 +233,13 @@ where
         if !self.cancel_on_drop {
             return taken;
         }
-        let (withdrawn, wanted) = taken
-            .into_iter()
-            .partition::<Vec<_>, _>(PendingJob::is_unwanted);
+        let (unwanted, wanted): (Vec<_>, _) = taken.into_iter().partition(PendingJob::is_unwanted);
+        self.pending.leave(unwanted.len(), total_weight(&unwanted));
         self.context.intake.count(|stats| {
-            stats.pending = stats.pending.saturating_sub(withdrawn.len());
-            stats.withdrawn += withdrawn.len() as u64;
+            stats.pending = stats.pending.saturating_sub(unwanted.len());
+            stats.withdrawn += unwanted.len() as u64;
         });
-        self.guarded(|_| drop(withdrawn));
+        self.guarded(|_| drop(unwanted));
         wanted
     }
 
@@ -263,10 +261,13 @@ where
         replies.extend(taken.drain(..).map(|job| {
             weight = weight.saturating_add(job.weight());
             let (job, reply, origin) = job.into_parts();
-            origins.extend(origin.map(|origin| *origin));
+            if let Some(origin) = origin {
+                origins.push(*origin);
+            }
             jobs.push(job);
             reply
         }));
+        self.pending.leave(size, weight);
         if self.inbox.capacity() < taken.capacity() {
             // The buffer goes round: queue, inbox, storage, batch.
             self.inbox = taken.into();
