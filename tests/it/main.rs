@@ -1,3 +1,12 @@
+//! What the crate promises, one module per behaviour.
+//!
+//! Time is virtual and the doubles are gates that a test opens, so nothing
+//! sleeps to let things happen. The few tests that need threads of their own
+//! wait for events, never for time.
+
+mod build;
 mod decorators;
+mod errors;
+mod face;
 mod flush_cost;
-mod smoke;
+mod support;
