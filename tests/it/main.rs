@@ -4,9 +4,13 @@
 //! sleeps to let things happen. The few tests that need threads of their own
 //! wait for events, never for time.
 
+mod batching;
 mod build;
 mod decorators;
 mod errors;
 mod face;
 mod flush_cost;
+mod idle;
+mod interval;
 mod support;
+mod weight;
