@@ -6,9 +6,11 @@
 
 mod batching;
 mod build;
+mod cancel_on_drop;
 mod decorators;
 mod errors;
 mod face;
+mod flush;
 mod flush_cost;
 mod handle;
 mod idle;

@@ -1,0 +1,132 @@
+//! Jobs whose callers have gone, under `cancel_on_drop`.
+
+use std::time::Duration;
+
+use microbatch::{BatchProcessor, FlushReason, MicroBatch, MicroBatchBuilder};
+use tokio::time::{sleep, timeout};
+
+use crate::support::{
+    Gate, Reports, assert_balanced, poll_once, results, run, secs, settle, soon, submit,
+};
+
+fn cancelling(gate: &Gate) -> MicroBatchBuilder<u32, u32, impl BatchProcessor<u32, u32> + use<>> {
+    MicroBatch::builder(gate.clone()).cancel_on_drop(true)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_handle_is_dropped_is_left_out_and_its_neighbours_are_not() {
+    let (gate, reports) = (Gate::open(), Reports::default());
+    let batcher = run(cancelling(&gate)
+        .max_batch_weight(100, |_| 7)
+        .on_batch(reports.hook()));
+    let mut handles = submit(&batcher, 0..3);
+    drop(handles.remove(1));
+    assert_eq!(results(handles).await, [0, 2]);
+    assert_eq!(gate.batches(), [[0, 2]]);
+    let report = &reports.all()[0];
+    assert_eq!((report.size, report.weight), (2, 14));
+    let stats = batcher.stats();
+    assert_eq!(
+        (stats.accepted, stats.completed, stats.withdrawn),
+        (3, 2, 1)
+    );
+    assert_balanced(stats);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_it_the_job_is_processed() {
+    let gate = Gate::open();
+    let batcher = run(cancelling(&gate).cancel_on_drop(false));
+    let mut handles = submit(&batcher, 0..3);
+    drop(handles.remove(1));
+    assert_eq!(results(handles).await, [0, 2]);
+    assert_eq!(gate.batches(), [[0, 1, 2]]);
+    assert_eq!(batcher.stats().withdrawn, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_which_nothing_is_left_is_none() {
+    let (gate, reports) = (Gate::open(), Reports::default());
+    let batcher = run(cancelling(&gate).on_batch(reports.hook()));
+    drop(submit(&batcher, 0..7));
+    soon(batcher.flush()).await;
+    assert!(gate.batches().is_empty() && reports.all().is_empty());
+    let stats = batcher.stats();
+    assert_eq!((stats.batches, stats.withdrawn, stats.in_flight), (0, 7, 0));
+    assert_balanced(stats);
+    assert_eq!(results(submit(&batcher, 7..10)).await, [7, 8, 9]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn withdrawn_jobs_leave_the_loop_as_it_was() {
+    let gate = Gate::open();
+    let batcher = run(cancelling(&gate));
+    drop(submit(&batcher, 0..2));
+    sleep(secs(5)).await;
+    assert_eq!(batcher.stats().withdrawn, 2);
+    results(submit(&batcher, [2])).await;
+    assert_eq!(gate.times(), [secs(6)], "with a clock of its own");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_in_the_processors_hands_is_not_withdrawn() {
+    let gate = Gate::closed();
+    let batcher = run(cancelling(&gate));
+    let handles = submit(&batcher, 0..3);
+    settle().await;
+    drop(handles);
+    gate.pass(1);
+    soon(batcher.flush()).await;
+    let stats = batcher.stats();
+    assert_eq!((stats.completed, stats.withdrawn), (3, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_is_withdrawn_wherever_it_waits() {
+    let gate = Gate::closed();
+    let batcher = run(cancelling(&gate).queue_capacity(3));
+    let mut handles = submit(&batcher, 0..3);
+    settle().await;
+    let pending = submit(&batcher, 3..6);
+    settle().await;
+    let queued = submit(&batcher, 6..9);
+    let mut waiting = batcher.submit(9);
+    assert!(poll_once(&mut waiting).is_pending());
+    drop((pending, queued, waiting));
+    gate.pass(9);
+    handles.extend(submit(&batcher, [10]));
+    results(handles).await;
+    assert_eq!(gate.batches(), [vec![0, 1, 2], vec![10]]);
+    let stats = batcher.stats();
+    assert_eq!(
+        (stats.accepted, stats.withdrawn),
+        (10, 6),
+        "one was never accepted"
+    );
+    assert_balanced(stats);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bulk_that_is_given_up_withdraws_all_its_jobs() {
+    let gate = Gate::open();
+    let batcher = run(cancelling(&gate)
+        .interval(Duration::MAX)
+        .max_batch_size(100));
+    let bulk = batcher.submit_all(0..50);
+    assert!(timeout(secs(1), bulk).await.is_err());
+    soon(batcher.flush()).await;
+    assert!(gate.batches().is_empty());
+    assert_eq!(batcher.stats().withdrawn, 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn jobs_are_withdrawn_at_a_stop_too() {
+    let (gate, reports) = (Gate::open(), Reports::default());
+    let batcher = run(cancelling(&gate).on_batch(reports.hook()));
+    let mut handles = submit(&batcher, 0..2);
+    drop(handles.remove(0));
+    soon(batcher.shutdown()).await.expect("drains");
+    assert_eq!(results(handles).await, [1]);
+    assert_eq!(gate.batches(), [[1]]);
+    assert_eq!(reports.reasons(), [FlushReason::Shutdown]);
+}
