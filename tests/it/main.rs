@@ -10,6 +10,7 @@ mod cancel_on_drop;
 mod decorators;
 mod errors;
 mod face;
+mod failure;
 mod flush;
 mod flush_cost;
 mod handle;

@@ -1,0 +1,232 @@
+//! Jobs and results whose `Drop` panics: user code that runs wherever a job
+//! ends. Their owners may hear of it; the loop, its other jobs and their
+//! callers must not.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+
+use microbatch::{
+    BatchProcessor, BatchStorage, CancellationToken, JobError, MicroBatch, MicroBatchBuilder,
+    PendingJob, ShutdownTimeout,
+};
+
+use crate::support::{
+    answers, assert_balanced, idle, poll_once, results, run, settle, soon, submit,
+};
+
+/// Panics when dropped, if it is the one; never while a panic is under way.
+#[derive(Debug)]
+struct Bomb(u32);
+
+/// The number of the one.
+const LIVE: u32 = 13;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(self.0 != LIVE || thread::panicking(), "the bomb went off");
+    }
+}
+
+/// Batches of one job that never end.
+fn hanging() -> MicroBatchBuilder<Bomb, u32, impl BatchProcessor<Bomb, u32>> {
+    MicroBatch::builder(|jobs: Vec<Bomb>| async move {
+        let hung: Result<Vec<u32>, String> = std::future::pending().await;
+        drop(jobs);
+        hung
+    })
+    .max_batch_size(1)
+}
+
+fn echo() -> MicroBatchBuilder<Bomb, u32, impl BatchProcessor<Bomb, u32>> {
+    MicroBatch::builder(|jobs: Vec<Bomb>| async move {
+        Ok::<_, String>(jobs.iter().map(|job| job.0).collect())
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_in_the_processor_fails_its_batch_alone() {
+    let batcher = run(echo());
+    let handles = submit(&batcher, [1, LIVE, 2, 3, 4, 5].map(Bomb));
+    let mut answers = answers(handles).await;
+    let later = answers.split_off(3);
+    let blown = |answer: &Result<_, _>| matches!(answer, Err(JobError::Panicked(_)));
+    assert!(answers.iter().all(blown), "{answers:?}");
+    assert!(later.into_iter().map(Result::unwrap).eq(3..6));
+    assert_balanced(batcher.stats());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_withdrawn_hurts_no_other() {
+    let batcher = run(echo().cancel_on_drop(true));
+    drop(batcher.submit(Bomb(LIVE)));
+    let others = results(submit(&batcher, (0..5).map(Bomb))).await;
+    assert!(others.into_iter().eq(0..5));
+    assert_eq!(batcher.stats().withdrawn, 1);
+    soon(batcher.shutdown()).await.expect("drains");
+}
+
+/// Refuses the unlucky.
+struct Wary(Vec<PendingJob<Bomb, u32>>);
+
+impl BatchStorage<Bomb, u32> for Wary {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn append(&mut self, job: PendingJob<Bomb, u32>) {
+        if job.job().0 != LIVE {
+            self.0.push(job);
+        }
+    }
+
+    fn take(&mut self, max_jobs: usize, _max_weight: usize) -> Vec<PendingJob<Bomb, u32>> {
+        self.0.drain(..max_jobs.min(self.0.len())).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_the_storage_refuses_hurts_no_other() {
+    let batcher = run(echo().storage(Wary(Vec::new())));
+    let refused = batcher.submit(Bomb(LIVE));
+    let others = results(submit(&batcher, (0..5).map(Bomb))).await;
+    assert!(others.into_iter().eq(0..5));
+    assert!(matches!(soon(refused).await, Err(JobError::Abandoned)));
+    assert_eq!(batcher.stats().abandoned, 1);
+    assert_balanced(batcher.stats());
+}
+
+/// Stops a batcher that hangs on the first of four jobs, and checks that the
+/// bomb among them changes nothing of what is told.
+async fn stopped_at_the_deadline_with(jobs: [u32; 4]) {
+    let batcher = idle(hanging());
+    let start = tokio::spawn(batcher.start(CancellationToken::new()));
+    let handles = submit(&batcher, jobs.map(Bomb));
+    settle().await;
+    let stopped = soon(batcher.shutdown()).await;
+    let answers = answers(handles).await;
+    assert!(
+        answers
+            .iter()
+            .all(|answer| matches!(answer, Err(JobError::Abandoned)))
+    );
+    let timeout = ShutdownTimeout { abandoned: 4 };
+    assert_eq!(stopped, Err(timeout));
+    let stats = batcher.stats();
+    assert_eq!((stats.abandoned, stats.processing), (4, 0));
+    assert_balanced(stats);
+    let started = start.await.expect("the loop does not panic");
+    assert_eq!(started, Err(timeout.into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_in_a_batch_that_is_aborted_hurts_no_other() {
+    stopped_at_the_deadline_with([LIVE, 1, 2, 3]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_pending_at_the_deadline_hurts_no_other() {
+    stopped_at_the_deadline_with([1, LIVE, 2, 3]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_queued_at_the_deadline_hurts_no_other() {
+    stopped_at_the_deadline_with([1, 2, LIVE, 3]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_in_line_does_not_change_what_those_behind_it_hear() {
+    let batcher = run(hanging().queue_capacity(1));
+    let mut stuck = Vec::new();
+    for job in 0..3 {
+        stuck.extend(submit(&batcher, [Bomb(job)]));
+        settle().await;
+    }
+    let mut line = submit(&batcher, [LIVE, 4].map(Bomb));
+    assert!(line.iter_mut().all(|handle| poll_once(handle).is_pending()));
+    let closing = tokio::spawn(batcher.shutdown());
+    for answer in answers(line).await {
+        assert!(matches!(answer, Err(JobError::Closed)), "{answer:?}");
+    }
+    let closed = soon(closing).await.expect("whoever closes does not panic");
+    assert_eq!(closed, Err(ShutdownTimeout { abandoned: 3 }));
+}
+
+/// The stop must reach the loop though the first who asked for it met a bomb.
+#[tokio::test(start_paused = true)]
+async fn one_in_line_does_not_keep_the_loop_from_stopping() {
+    let batcher = run(hanging().queue_capacity(1));
+    let mut stuck = Vec::new();
+    for job in 0..3 {
+        stuck.extend(submit(&batcher, [Bomb(job)]));
+        settle().await;
+    }
+    let mut waiting = batcher.submit(Bomb(LIVE));
+    assert!(poll_once(&mut waiting).is_pending());
+    let _ = soon(tokio::spawn(batcher.shutdown())).await;
+    let stopped = soon(batcher.shutdown()).await;
+    assert_eq!(stopped, Err(ShutdownTimeout { abandoned: 3 }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_never_started_does_not_hurt_who_shuts_down() {
+    let batcher = idle(echo());
+    let handles = submit(&batcher, [1, LIVE, 2].map(Bomb));
+    let closing = tokio::spawn(batcher.shutdown());
+    let answers = answers(handles).await;
+    assert!(
+        answers
+            .iter()
+            .all(|answer| matches!(answer, Err(JobError::Abandoned)))
+    );
+    assert_eq!(batcher.stats().abandoned, 3);
+    soon(closing)
+        .await
+        .expect("whoever closes does not panic")
+        .expect("nothing runs");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_dropped_with_the_start_future_leaves_no_handle_unanswered() {
+    let batcher = idle(hanging());
+    let handles = submit(&batcher, [1, 2, LIVE, 3].map(Bomb));
+    let mut start = Box::pin(batcher.start(CancellationToken::new()));
+    assert!(poll_once(&mut start).is_pending());
+    // Whoever drops it may hear of the bomb.
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(start)));
+    let answers = answers(handles).await;
+    assert!(
+        answers
+            .iter()
+            .all(|answer| matches!(answer, Err(JobError::Abandoned)))
+    );
+    let _ = soon(batcher.shutdown()).await;
+    assert_eq!(batcher.stats().abandoned, 4);
+    assert_balanced(batcher.stats());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_nobody_takes_hurts_no_other() {
+    let batcher = run(MicroBatch::builder(|jobs: Vec<u32>| async move {
+        Ok::<_, String>(jobs.into_iter().map(Bomb).collect())
+    }));
+    let mut handles = submit(&batcher, [LIVE, 1, 2]);
+    drop(handles.remove(0));
+    let results: Vec<_> = results(handles).await.iter().map(|bomb| bomb.0).collect();
+    assert_eq!(results, [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn results_in_wrong_number_still_count_as_failed() {
+    let batcher = run(MicroBatch::builder(|_: Vec<u32>| async move {
+        Ok::<_, String>(vec![Bomb(LIVE)])
+    }));
+    let answers = answers(submit(&batcher, 0..3)).await;
+    assert!(answers.iter().all(Result::is_err));
+    settle().await;
+    let stats = batcher.stats();
+    assert_eq!(
+        (stats.failed, stats.processing, stats.in_flight),
+        (3, 0, 0),
+        "{stats:?}"
+    );
+}
