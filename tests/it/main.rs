@@ -17,5 +17,7 @@ mod handle;
 mod idle;
 mod interval;
 mod queue;
+mod start;
+mod stop;
 mod support;
 mod weight;
