@@ -19,5 +19,6 @@ mod interval;
 mod queue;
 mod start;
 mod stop;
+mod storage;
 mod support;
 mod weight;
