@@ -16,6 +16,7 @@ mod flush_cost;
 mod handle;
 mod idle;
 mod interval;
+mod observe;
 mod queue;
 mod start;
 mod stop;

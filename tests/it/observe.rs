@@ -1,0 +1,5 @@
+//! What can be seen from outside.
+
+mod on_batch;
+mod stats;
+mod trace;

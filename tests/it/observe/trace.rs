@@ -1,0 +1,338 @@
+//! Spans and events.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use microbatch::{BatchProcessor, MicroBatch, MicroBatchBuilder};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
+use tracing::subscriber::DefaultGuard;
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Layer, Registry};
+
+use crate::support::{Fate, Gate, answers, decide, lock, results, run, settle, soon, submit};
+
+/// A span or an event.
+#[derive(Debug, Clone)]
+struct Seen {
+    /// Zero for an event.
+    id: u64,
+    name: &'static str,
+    target: &'static str,
+    level: Level,
+    fields: BTreeMap<&'static str, String>,
+    parent: Option<u64>,
+    closed: bool,
+}
+
+impl Seen {
+    fn new(id: u64, metadata: &Metadata<'static>, parent: Option<u64>) -> Self {
+        Self {
+            id,
+            name: metadata.name(),
+            target: metadata.target(),
+            level: *metadata.level(),
+            fields: BTreeMap::new(),
+            parent,
+            closed: false,
+        }
+    }
+
+    fn field(&self, name: &str) -> &str {
+        self.fields.get(name).map_or("", String::as_str)
+    }
+}
+
+impl Visit for Seen {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.fields.insert(field.name(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.fields.insert(field.name(), value.to_owned());
+    }
+}
+
+/// Keeps everything that this thread's tracing shows.
+#[derive(Clone, Default)]
+struct Capture {
+    spans: Arc<Mutex<Vec<Seen>>>,
+    events: Arc<Mutex<Vec<Seen>>>,
+    follows: Arc<Mutex<Vec<(u64, u64)>>>,
+}
+
+impl Capture {
+    fn start() -> (Self, DefaultGuard) {
+        // Where there is but one subscriber, the thread that first reaches a
+        // span or an event decides for all whether it is of interest, and that
+        // may be a test without one. A second makes `tracing` ask both.
+        static SECOND: OnceLock<Dispatch> = OnceLock::new();
+        SECOND.get_or_init(|| Dispatch::new(Registry::default()));
+        let capture = Self::default();
+        let subscriber = Registry::default().with(capture.clone());
+        (capture, tracing::subscriber::set_default(subscriber))
+    }
+
+    fn spans(&self, name: &str) -> Vec<Seen> {
+        let spans = lock(&self.spans);
+        spans
+            .iter()
+            .filter(|span| span.name == name)
+            .cloned()
+            .collect()
+    }
+
+    /// The batcher's own events.
+    fn events(&self) -> Vec<Seen> {
+        let events = lock(&self.events);
+        let own = events
+            .iter()
+            .filter(|event| event.target.starts_with("microbatch"));
+        own.cloned().collect()
+    }
+
+    fn events_at(&self, level: Level) -> Vec<Seen> {
+        self.events()
+            .into_iter()
+            .filter(|event| event.level == level)
+            .collect()
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let parent = context
+            .span(id)
+            .and_then(|span| span.parent().map(|parent| parent.id()));
+        let parent = parent.map(|parent| parent.into_u64());
+        let mut seen = Seen::new(id.into_u64(), attributes.metadata(), parent);
+        attributes.record(&mut seen);
+        lock(&self.spans).push(seen);
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let parent = context.event_span(event).map(|span| span.id().into_u64());
+        let mut seen = Seen::new(0, event.metadata(), parent);
+        event.record(&mut seen);
+        lock(&self.events).push(seen);
+    }
+
+    fn on_follows_from(&self, span: &Id, follows: &Id, _: Context<'_, S>) {
+        lock(&self.follows).push((span.into_u64(), follows.into_u64()));
+    }
+
+    fn on_close(&self, id: Id, _: Context<'_, S>) {
+        let mut spans = lock(&self.spans);
+        // Ids are used again, so the last is meant.
+        let mut meant = spans.iter_mut().rev();
+        if let Some(span) = meant.find(|span| span.id == id.into_u64()) {
+            span.closed = true;
+        }
+    }
+}
+
+/// Named, with weights.
+fn named(gate: &Gate) -> MicroBatchBuilder<u32, u32, impl BatchProcessor<u32, u32> + use<>> {
+    MicroBatch::builder(gate.clone())
+        .name("words")
+        .max_batch_weight(100, |job| *job as usize)
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_is_one_span_per_batch_with_all_its_fields() {
+    let (capture, _guard) = Capture::start();
+    let batcher = run(named(&Gate::open()));
+    results(submit(&batcher, [1, 2, 3, 4])).await;
+    settle().await;
+    let spans = capture.spans("batch");
+    let fields = |span: &Seen| {
+        ["name", "size", "weight", "reason", "waited"].map(|field| span.field(field).to_owned())
+    };
+    assert_eq!(spans.len(), 2);
+    assert_eq!(fields(&spans[0]), ["words", "3", "6", "size", "0ns"]);
+    assert_eq!(fields(&spans[1]), ["words", "1", "4", "interval", "1s"]);
+    assert!(
+        spans
+            .iter()
+            .all(|span| span.closed && span.level == Level::DEBUG)
+    );
+    assert!(
+        spans
+            .iter()
+            .all(|span| span.target.starts_with("microbatch"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_name_there_is_no_name_field() {
+    let (capture, _guard) = Capture::start();
+    let batcher = run(MicroBatch::builder(Gate::open()));
+    results(submit(&batcher, 0..3)).await;
+    soon(batcher.shutdown()).await.expect("drains");
+    let batches = capture.spans("batch");
+    assert_eq!(batches.len(), 1);
+    let all = batches
+        .iter()
+        .chain(&capture.events())
+        .cloned()
+        .collect::<Vec<_>>();
+    assert!(
+        all.iter().all(|seen| !seen.fields.contains_key("name")),
+        "{all:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_follows_from_the_spans_its_jobs_were_submitted_in() {
+    let (capture, _guard) = Capture::start();
+    let batcher = run(named(&Gate::open()));
+    let first = tracing::info_span!("first").in_scope(|| batcher.submit(1));
+    let outside = batcher.submit(2);
+    let second = tracing::info_span!("second").in_scope(|| batcher.submit(3));
+    results(vec![first, outside, second]).await;
+    settle().await;
+    let id = |name| capture.spans(name)[0].id;
+    let batch = id("batch");
+    let follows = lock(&capture.follows).clone();
+    assert_eq!(follows, [(batch, id("first")), (batch, id("second"))]);
+    assert!(capture.spans("first")[0].closed, "no longer kept open");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_waited_for_room_keeps_the_span_of_its_submit() {
+    let (capture, _guard) = Capture::start();
+    let batcher = run(named(&Gate::open()).queue_capacity(1));
+    let handles = tracing::info_span!("caller").in_scope(|| submit(&batcher, 0..6));
+    results(handles).await;
+    let caller = capture.spans("caller")[0].id;
+    let follows = lock(&capture.follows).clone();
+    assert_eq!(follows.len(), 6);
+    assert!(follows.iter().all(|(_, from)| *from == caller));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_belongs_to_no_caller_and_its_processor_to_the_batch() {
+    let (capture, _guard) = Capture::start();
+    let batcher = tracing::info_span!("outer").in_scope(|| {
+        run(MicroBatch::builder(|jobs: Vec<u32>| async move {
+            tracing::info_span!("inner").in_scope(|| {});
+            Ok::<_, String>(jobs)
+        }))
+    });
+    results(submit(&batcher, 0..3)).await;
+    let batch = &capture.spans("batch")[0];
+    assert_eq!(batch.parent, None);
+    assert_eq!(capture.spans("inner")[0].parent, Some(batch.id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_is_a_debug_event_in_its_batch() {
+    let (capture, _guard) = Capture::start();
+    let batcher = run(named(&Gate::open()));
+    results(submit(&batcher, [1, 2, 3])).await;
+    let batch = &capture.spans("batch")[0];
+    let events = capture.events();
+    assert_eq!(events.len(), 1, "{events:?}");
+    let flush = &events[0];
+    assert_eq!(
+        (flush.level, flush.field("message")),
+        (Level::DEBUG, "flush")
+    );
+    assert_eq!(flush.parent, Some(batch.id));
+    for field in ["name", "size", "weight", "reason"] {
+        assert_eq!(flush.field(field), batch.field(field));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_is_told_at_debug() {
+    let (capture, _guard) = Capture::start();
+    let batcher = run(named(&Gate::open()));
+    soon(batcher.shutdown()).await.expect("drains");
+    let events = capture.events();
+    assert!(!events.is_empty());
+    assert!(events.iter().all(|event| event.level == Level::DEBUG));
+    assert!(
+        events
+            .iter()
+            .all(|event| event.field("message").contains("stop"))
+    );
+    assert!(events.iter().all(|event| event.field("name") == "words"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_out_of_time_is_a_warning_with_the_count() {
+    let (capture, _guard) = Capture::start();
+    let batcher = run(named(&Gate::closed()));
+    let _handles = submit(&batcher, 0..5);
+    soon(batcher.shutdown())
+        .await
+        .expect_err("the gate is closed");
+    let warnings = capture.events_at(Level::WARN);
+    assert_eq!(warnings.len(), 1);
+    assert_eq!(warnings[0].field("abandoned"), "5");
+}
+
+/// The error events of one batch that has that fate.
+async fn errors_of(fate: Fate) -> Vec<Seen> {
+    let (capture, _guard) = Capture::start();
+    let batcher = run(MicroBatch::builder(decide).name("words"));
+    answers(submit(&batcher, [Fate::Answer(1), fate, Fate::Answer(2)])).await;
+    let batch = &capture.spans("batch")[0];
+    let errors = capture.events_at(Level::ERROR);
+    assert!(errors.iter().all(|error| error.parent == Some(batch.id)));
+    assert!(errors.iter().all(|error| error.field("name") == "words"));
+    errors
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_batch_is_one_error_with_its_cause() {
+    for (fate, cause) in [
+        (Fate::Fail(7), "cause 7"),
+        (Fate::Panic, "panicked on 3 jobs"),
+        (Fate::PanicEarly, "panicked early"),
+        (Fate::Short, "2 results for 3 jobs"),
+    ] {
+        let errors = errors_of(fate).await;
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].field("error").contains(cause), "{errors:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_goes_well_is_no_error() {
+    assert!(errors_of(Fate::Answer(3)).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_that_panics_is_an_error() {
+    let (capture, _guard) = Capture::start();
+    let batcher = run(named(&Gate::open()).on_batch(|_| panic!("in the hook")));
+    results(submit(&batcher, 0..3)).await;
+    let errors = capture.events_at(Level::ERROR);
+    assert_eq!(errors.len(), 1);
+    assert_eq!(errors[0].field("error"), "in the hook");
+}
+
+#[tokio::test(start_paused = true)]
+async fn jobs_themselves_are_not_logged() {
+    let (capture, _guard) = Capture::start();
+    let gate = Gate::closed();
+    let batcher = run(named(&gate)
+        .max_batch_size(100)
+        .max_batch_weight(usize::MAX, |_| 1)
+        .queue_capacity(10)
+        .interval(Duration::MAX));
+    gate.pass(9);
+    soon(batcher.submit_all(0..500)).await;
+    settle().await;
+    assert_eq!(gate.batches().len(), 5);
+    // A span and an event a batch, and nothing else, least of all at `INFO`.
+    let (events, spans) = (capture.events(), lock(&capture.spans).len());
+    assert_eq!((events.len(), spans), (5, 5));
+    assert!(events.iter().all(|event| event.level >= Level::DEBUG));
+}
