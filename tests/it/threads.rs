@@ -1,0 +1,244 @@
+//! Threads: callers outside any runtime, callers on another one, runtimes that
+//! are dropped, and processors that block. The clock is real here, so these
+//! tests wait for events only.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use microbatch::{CancellationToken, JobError, MicroBatch, ShutdownTimeout};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::support::{Gate, Reports, assert_balanced, idle, lock, run, submit};
+
+/// A runtime that runs by itself.
+fn pool() -> Runtime {
+    let builder = Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_time()
+        .build();
+    builder.expect("a runtime")
+}
+
+/// A runtime that runs while it is waited for, and has no clock.
+fn bare() -> Runtime {
+    Builder::new_current_thread().build().expect("a runtime")
+}
+
+/// Waits until it holds, and fails where it never does.
+fn until(holds: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "never comes true"
+        );
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_thread_outside_any_runtime_may_wait_for_its_result() {
+    let pool = pool();
+    let batcher = pool.block_on(async { run(MicroBatch::builder(Gate::open())) });
+    let threads: Vec<_> = (0..6)
+        .map(|job| {
+            let batcher = batcher.clone();
+            thread::spawn(move || batcher.submit(job).blocking_wait())
+        })
+        .collect();
+    for (job, thread) in (0..).zip(threads) {
+        let result = thread.join().expect("no panic");
+        assert_eq!(result.expect("succeeds"), job);
+    }
+}
+
+#[test]
+fn a_thread_stands_in_line_like_a_task() {
+    let pool = pool();
+    let batcher = idle(MicroBatch::builder(Gate::open()).queue_capacity(1));
+    let first = batcher.submit(0);
+    let waiting = batcher.submit(1);
+    let thread = thread::spawn(move || waiting.blocking_wait());
+    until(|| batcher.stats().waiting == 1);
+    pool.spawn(batcher.start(CancellationToken::new()));
+    pool.spawn(batcher.flush());
+    assert_eq!(thread.join().expect("no panic").expect("succeeds"), 1);
+    assert_eq!(first.blocking_wait().expect("succeeds"), 0);
+}
+
+#[test]
+fn a_thread_hears_of_every_end() {
+    let batcher = idle(
+        MicroBatch::builder(Gate::open())
+            .queue_capacity(1)
+            .max_batch_weight(10, |job| *job as usize),
+    );
+    let heavy = batcher.submit(11).blocking_wait();
+    assert!(matches!(heavy, Err(JobError::TooHeavy { .. })));
+    let (queued, waiting) = (batcher.submit(0), batcher.submit(1));
+    let queued = thread::spawn(move || queued.blocking_wait());
+    let waiting = thread::spawn(move || waiting.blocking_wait());
+    until(|| batcher.stats().waiting == 1);
+    bare().block_on(batcher.shutdown()).expect("nothing runs");
+    let queued = queued.join().expect("no panic");
+    assert!(matches!(queued, Err(JobError::Abandoned)));
+    let waiting = waiting.join().expect("no panic");
+    assert!(matches!(waiting, Err(JobError::Closed)));
+    let late = batcher.submit(2).blocking_wait();
+    assert!(matches!(late, Err(JobError::Closed)));
+}
+
+#[test]
+fn blocking_within_a_runtime_is_a_panic_and_no_deadlock() {
+    let pool = pool();
+    pool.block_on(async {
+        let batcher = run(MicroBatch::builder(Gate::open()));
+        let handle = batcher.submit(0);
+        assert!(catch_unwind(AssertUnwindSafe(|| handle.blocking_wait())).is_err());
+        assert!(batcher.is_running());
+    });
+}
+
+#[test]
+fn callers_may_be_on_another_runtime_without_a_clock() {
+    let pool = pool();
+    let batcher = pool.block_on(async { run(MicroBatch::builder(Gate::open()).queue_capacity(1)) });
+    bare().block_on(async {
+        assert_eq!(batcher.submit(1).await.expect("succeeds"), 1);
+        let permit = batcher.reserve().await.expect("room");
+        assert_eq!(permit.submit(2).await.expect("succeeds"), 2);
+        let all = batcher.submit_all(0..10).await;
+        assert!(
+            all.into_iter()
+                .map(|answer| answer.expect("succeeds"))
+                .eq(0..10)
+        );
+        let handle = batcher.submit(3);
+        batcher.flush().await;
+        assert!(handle.is_finished());
+        batcher.shutdown().await.expect("drains");
+    });
+}
+
+#[test]
+fn a_runtime_that_is_not_driven_holds_things_up_and_loses_nothing() {
+    let driven = Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    let batcher = driven.block_on(async { run(MicroBatch::builder(Gate::open())) });
+    let handles = submit(&batcher, 0..3);
+    assert!(handles.iter().all(|handle| !handle.is_finished()));
+    for (job, handle) in (0..).zip(handles) {
+        assert_eq!(driven.block_on(handle).expect("succeeds"), job);
+    }
+}
+
+#[test]
+fn a_dropped_runtime_leaves_nobody_waiting() {
+    for make in [pool, || {
+        Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("one")
+    }] {
+        let runtime = make();
+        let gate = Gate::closed();
+        let batcher = runtime.block_on(async {
+            let batcher = run(MicroBatch::builder(gate.clone()).queue_capacity(5));
+            let running = submit(&batcher, 0..3);
+            while gate.inside() == 0 {
+                tokio::task::yield_now().await;
+            }
+            drop(running);
+            batcher
+        });
+        let handles = submit(&batcher, 3..8);
+        let waiters = [batcher.submit(20), batcher.submit(21)];
+        let waiters = waiters.map(|handle| thread::spawn(move || handle.blocking_wait()));
+        let flush = thread::spawn({
+            let flush = batcher.flush();
+            move || bare().block_on(flush)
+        });
+        drop(runtime);
+        let mut abandoned = 0;
+        let waited = waiters.map(|waiter| waiter.join().expect("no panic"));
+        for answer in waited
+            .into_iter()
+            .chain(handles.into_iter().map(|it| it.blocking_wait()))
+        {
+            match answer {
+                Err(JobError::Abandoned) => abandoned += 1,
+                Err(JobError::Closed) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(abandoned >= 5);
+        flush.join().expect("no panic");
+        assert_eq!(gate.inside(), 0);
+        assert!(batcher.is_closed() && !batcher.is_running());
+        assert!(matches!(
+            batcher.submit(9).blocking_wait(),
+            Err(JobError::Closed)
+        ));
+        let _ = bare().block_on(batcher.shutdown());
+        assert_eq!(batcher.stats().abandoned, batcher.stats().accepted);
+        assert_balanced(batcher.stats());
+    }
+}
+
+#[test]
+fn a_runtime_dropped_before_the_loop_was_polled_leaves_nobody_waiting() {
+    let runtime = bare();
+    let batcher = idle(MicroBatch::builder(Gate::open()));
+    let handle = batcher.submit(0);
+    drop(runtime.spawn(batcher.start(CancellationToken::new())));
+    drop(runtime);
+    assert!(matches!(handle.blocking_wait(), Err(JobError::Abandoned)));
+    bare().block_on(batcher.shutdown()).expect("nothing runs");
+}
+
+#[test]
+#[should_panic(expected = "runtime")]
+fn starting_outside_a_runtime_is_a_panic() {
+    let _ = MicroBatch::new_running(CancellationToken::new(), Gate::open());
+}
+
+/// An abort reaches a task where it awaits, and a batch that blocks its thread
+/// does not.
+#[test]
+fn a_batch_that_blocks_its_thread_does_not_hold_up_a_stop() {
+    let (release, blocked) = mpsc::channel::<()>();
+    let (blocked, done) = (Mutex::new(blocked), Arc::new(Mutex::new(false)));
+    let reports = Reports::default();
+    let pool = pool();
+    let released = Arc::clone(&done);
+    let batcher = idle(
+        MicroBatch::builder(move |jobs: Vec<u32>| {
+            // Waits for the test, in the way of a driver that knows no async.
+            let _ = lock(&blocked).recv();
+            *lock(&released) = true;
+            async move { Ok::<_, String>(jobs) }
+        })
+        .shutdown_timeout(Duration::from_millis(20))
+        .on_batch(reports.hook()),
+    );
+    pool.spawn(batcher.start(CancellationToken::new()));
+    let handles = submit(&batcher, 0..5);
+    until(|| batcher.stats().in_flight == 1);
+    let stopped = bare().block_on(batcher.shutdown());
+    assert_eq!(stopped, Err(ShutdownTimeout { abandoned: 5 }));
+    for handle in handles {
+        assert!(matches!(handle.blocking_wait(), Err(JobError::Abandoned)));
+    }
+    assert!(!*lock(&done), "still blocked, and nobody waited for it");
+    drop(release);
+    until(|| *lock(&done));
+    drop(pool);
+    // Nobody is told twice.
+    assert!(reports.all().is_empty());
+    assert_eq!(batcher.stats().abandoned, 5);
+    assert_balanced(batcher.stats());
+}
