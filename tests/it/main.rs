@@ -12,6 +12,7 @@ mod edge;
 mod errors;
 mod face;
 mod failure;
+mod field;
 mod flush;
 mod flush_cost;
 mod handle;
