@@ -23,6 +23,7 @@ mod queue;
 mod start;
 mod stop;
 mod storage;
+mod stress;
 mod support;
 mod threads;
 mod weight;
