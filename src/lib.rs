@@ -13,6 +13,8 @@ mod pending;
 mod processor;
 mod report;
 mod storage;
+#[cfg(feature = "tracked")]
+mod tracked;
 mod worker;
 
 pub use builder::MicroBatchBuilder;
@@ -28,3 +30,5 @@ pub use processor::{
 pub use report::{BatchReport, FlushReason, Stats};
 pub use storage::{BatchStorage, MemoryStorage};
 pub use tokio_util::sync::CancellationToken;
+#[cfg(feature = "tracked")]
+pub use tracked::{JobStatus, Tracked, TrackedBuilder, TrackedJob, TrackedOptions, Tracking};

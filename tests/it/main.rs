@@ -27,3 +27,6 @@ mod stress;
 mod support;
 mod threads;
 mod weight;
+mod smoke;
+#[cfg(feature = "tracked")]
+mod tracked;
