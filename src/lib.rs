@@ -8,6 +8,7 @@ mod crew;
 mod error;
 mod intake;
 mod job;
+mod keyed;
 mod micro_batch;
 mod pending;
 mod processor;
@@ -20,6 +21,7 @@ mod worker;
 pub use builder::MicroBatchBuilder;
 pub use error::{BuildError, Closed, JobError, ShutdownTimeout, StartError, TrySubmitError};
 pub use job::{JobHandle, PendingJob};
+pub use keyed::{Keyed, KeyedBuilder, KeyedJob, KeyedOptions, KeyedProcessor, PerKey};
 pub use micro_batch::{MicroBatch, Permit};
 #[cfg(feature = "retry")]
 pub use processor::Retry;

@@ -27,6 +27,7 @@ mod stress;
 mod support;
 mod threads;
 mod weight;
+mod keyed;
 mod smoke;
 #[cfg(feature = "tracked")]
 mod tracked;
