@@ -108,14 +108,12 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
         S: BatchStorage<J, R>,
     {
         let launch: Launch = Box::new(|cancel| Box::pin(worker.run(cancel)));
-        Self {
-            owner: Arc::new(Owner {
-                intake,
-                weigher,
-                max_batch_weight,
-                stage: Mutex::new(Stage::Idle(launch)),
-            }),
-        }
+        Self::of(Arc::new(Owner {
+            intake,
+            weigher,
+            max_batch_weight,
+            stage: Mutex::new(Stage::Idle(launch)),
+        }))
     }
 
     /// Starts the loop on the current runtime.
@@ -298,7 +296,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// # }
     /// ```
     pub async fn reserve(&self) -> Result<Permit<'_, J, R>, Closed> {
-        let mut claim = Claim::new(&self.owner.intake);
+        let mut claim = self.claim();
         claim.granted().await?;
         Ok(Permit {
             micro_batch: self,
@@ -401,6 +399,31 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     }
 }
 
+impl<J, R> MicroBatch<J, R> {
+    fn of(owner: Arc<Owner<J, R>>) -> Self {
+        Self {
+            owner,
+        }
+    }
+
+    /// Returns a claim to room for one job, not yet in line.
+    pub(crate) fn claim(&self) -> Claim<J, R> {
+        Claim::new(&self.owner.intake)
+    }
+
+    /// Submits a job into the room that was granted to the claim.
+    pub(crate) fn submit_into(&self, claim: Claim<J, R>, job: J) -> JobHandle<R> {
+        let (job, receipt) = match self.owner.weigh(&job) {
+            Ok(weight) => PendingJob::new(job, weight),
+            Err(error) => return JobHandle::refused(error),
+        };
+        match claim.redeem(job) {
+            Ok(()) => receipt.accepted(),
+            Err(Closed) => receipt.refused(JobError::Closed),
+        }
+    }
+}
+
 impl<J, R> Owner<J, R> {
     fn stage(&self) -> std::sync::MutexGuard<'_, Stage> {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
@@ -433,9 +456,7 @@ impl<J, R> Owner<J, R> {
 
 impl<J, R> Clone for MicroBatch<J, R> {
     fn clone(&self) -> Self {
-        Self {
-            owner: Arc::clone(&self.owner),
-        }
+        Self::of(Arc::clone(&self.owner))
     }
 }
 
@@ -464,14 +485,7 @@ impl<J: Send + 'static, R: Send + 'static> Permit<'_, J, R> {
     /// stopped after the reservation, and as [`JobError::TooHeavy`] for a job
     /// that no batch can hold.
     pub fn submit(self, job: J) -> JobHandle<R> {
-        let (job, receipt) = match self.micro_batch.owner.weigh(&job) {
-            Ok(weight) => PendingJob::new(job, weight),
-            Err(error) => return JobHandle::refused(error),
-        };
-        match self.claim.redeem(job) {
-            Ok(()) => receipt.accepted(),
-            Err(Closed) => receipt.refused(JobError::Closed),
-        }
+        self.micro_batch.submit_into(self.claim, job)
     }
 }
 
