@@ -16,6 +16,7 @@ mod report;
 mod storage;
 #[cfg(feature = "tracked")]
 mod tracked;
+mod stream;
 mod worker;
 
 pub use builder::MicroBatchBuilder;
@@ -31,6 +32,7 @@ pub use processor::{
 };
 pub use report::{BatchReport, FlushReason, Stats};
 pub use storage::{BatchStorage, MemoryStorage};
+pub use stream::{SubmitStream, SubmitStreamUnordered};
 pub use tokio_util::sync::CancellationToken;
 #[cfg(feature = "tracked")]
 pub use tracked::{JobStatus, Tracked, TrackedBuilder, TrackedJob, TrackedOptions, Tracking};

@@ -31,3 +31,4 @@ mod keyed;
 mod smoke;
 #[cfg(feature = "tracked")]
 mod tracked;
+mod stream;
