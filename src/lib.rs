@@ -17,6 +17,8 @@ mod storage;
 #[cfg(feature = "tracked")]
 mod tracked;
 mod stream;
+#[cfg(feature = "tower")]
+mod tower;
 mod worker;
 
 pub use builder::MicroBatchBuilder;
@@ -36,3 +38,5 @@ pub use stream::{SubmitStream, SubmitStreamUnordered};
 pub use tokio_util::sync::CancellationToken;
 #[cfg(feature = "tracked")]
 pub use tracked::{JobStatus, Tracked, TrackedBuilder, TrackedJob, TrackedOptions, Tracking};
+#[cfg(feature = "tower")]
+pub use tower::ServiceProcessor;

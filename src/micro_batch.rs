@@ -41,6 +41,11 @@ use crate::worker::Worker;
 /// # }
 /// ```
 pub struct MicroBatch<J, R> {
+    /// The way to room of tower's `poll_ready`, which belongs to this clone
+    /// alone. Boxed, so that a clone is two words whatever a job is. Before the
+    /// owner, so that the last clone gives the room back before it closes.
+    #[cfg(feature = "tower")]
+    pub(crate) place: Option<Box<Claim<J, R>>>,
     owner: Arc<Owner<J, R>>,
 }
 
@@ -402,6 +407,8 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
 impl<J, R> MicroBatch<J, R> {
     fn of(owner: Arc<Owner<J, R>>) -> Self {
         Self {
+            #[cfg(feature = "tower")]
+            place: None,
             owner,
         }
     }

@@ -32,3 +32,5 @@ mod smoke;
 #[cfg(feature = "tracked")]
 mod tracked;
 mod stream;
+#[cfg(feature = "tower")]
+mod tower;
