@@ -1,0 +1,51 @@
+//! The pass this example is about: many callers, and a micro-batcher between
+//! them and the database.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use microbatch::{CancellationToken, MicroBatch};
+
+use crate::callers;
+use crate::database::Database;
+use crate::database_thread::DatabaseThread;
+use crate::ledger::Ledger;
+use crate::options::Options;
+use crate::pass::{Method, Pass, Tally};
+use crate::source::Source;
+
+pub(crate) async fn run(
+    source: &Source,
+    options: &Options,
+    database: Database,
+    ledger: Ledger,
+    stop: &CancellationToken,
+) -> anyhow::Result<Pass> {
+    let tally = Arc::new(Mutex::new(Tally::default()));
+    let hook = Arc::clone(&tally);
+    let (thread, ended) = DatabaseThread::spawn(database)?;
+    let inserts = MicroBatch::builder(thread)
+        .max_batch_size(options.batch_size())
+        .interval(options.interval())
+        .flush_when_idle(options.idle)
+        .queue_capacity(options.producers())
+        .on_batch(move |report| {
+            let mut tally = hook.lock().unwrap_or_else(PoisonError::into_inner);
+            tally.add(report);
+        })
+        .build_running(stop.clone())?;
+
+    let batcher = inserts.clone();
+    let insert = move |record| batcher.submit(record);
+    let callers = options.producers();
+    let (ledger, took) = callers::run(source, callers, insert, ledger, stop).await?;
+    inserts.shutdown().await?;
+    ended.wait().await?;
+    let tally = tally.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Ok(Pass {
+        method: Method::Batched,
+        callers,
+        took,
+        tally,
+        ledger,
+    })
+}
