@@ -14,11 +14,11 @@ mod pending;
 mod processor;
 mod report;
 mod storage;
-#[cfg(feature = "tracked")]
-mod tracked;
 mod stream;
 #[cfg(feature = "tower")]
 mod tower;
+#[cfg(feature = "tracked")]
+mod tracked;
 mod worker;
 
 pub use builder::MicroBatchBuilder;
@@ -36,7 +36,7 @@ pub use report::{BatchReport, FlushReason, Stats};
 pub use storage::{BatchStorage, MemoryStorage};
 pub use stream::{SubmitStream, SubmitStreamUnordered};
 pub use tokio_util::sync::CancellationToken;
-#[cfg(feature = "tracked")]
-pub use tracked::{JobStatus, Tracked, TrackedBuilder, TrackedJob, TrackedOptions, Tracking};
 #[cfg(feature = "tower")]
 pub use tower::ServiceProcessor;
+#[cfg(feature = "tracked")]
+pub use tracked::{JobStatus, Tracked, TrackedBuilder, TrackedJob, TrackedOptions, Tracking};

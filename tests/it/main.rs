@@ -18,19 +18,18 @@ mod flush_cost;
 mod handle;
 mod idle;
 mod interval;
+mod keyed;
 mod observe;
 mod queue;
 mod start;
 mod stop;
 mod storage;
+mod stream;
 mod stress;
 mod support;
 mod threads;
-mod weight;
-mod keyed;
-mod smoke;
-#[cfg(feature = "tracked")]
-mod tracked;
-mod stream;
 #[cfg(feature = "tower")]
 mod tower;
+#[cfg(feature = "tracked")]
+mod tracked;
+mod weight;
