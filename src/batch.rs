@@ -1,10 +1,9 @@
 //! One batch on its own: from the processor's hands to the callers'.
 
-use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use std::{fmt, mem, panic};
+use std::{fmt, mem};
 
 use futures::FutureExt;
 use tokio::time::Instant;
@@ -14,6 +13,7 @@ use crate::error::JobError;
 use crate::intake::Intake;
 
 use crate::job::Reply;
+use crate::panics::{discard, guard, message};
 use crate::processor::BatchProcessor;
 use crate::report::{BatchReport, FlushReason};
 
@@ -66,6 +66,7 @@ impl<R> Default for Replies<R> {
 /// A batch in the processor's hands.
 pub(crate) struct Batch<J, R, P> {
     pub(crate) jobs: Vec<J>,
+    pub(crate) owed: Arc<Replies<R>>,
     pub(crate) weight: usize,
     pub(crate) reason: FlushReason,
     pub(crate) waited: Duration,
@@ -101,7 +102,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
     }
 
     /// Processes the batch and answers what is owed for it.
-    pub(crate) async fn run(mut self, owed: &Replies<R>) {
+    pub(crate) async fn run(mut self) {
         let jobs = mem::take(&mut self.jobs);
         let size = jobs.len();
         let started = Instant::now();
@@ -110,23 +111,35 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
             .await;
         let results = match outcome {
             Ok(Ok(results)) if results.len() == size => Ok(results),
-            Ok(Ok(results)) => Err(JobError::ResultCount {
-                expected: size,
-                actual: results.len(),
-            }),
+            Ok(Ok(results)) => {
+                let actual = results.len();
+                discard(results);
+                Err(JobError::ResultCount {
+                    expected: size,
+                    actual,
+                })
+            }
             Ok(Err(error)) => Err(JobError::from_processor(error.into())),
             Err(panic) => Err(JobError::Panicked(message(&*panic))),
         };
-        let mut replies = owed.take();
+        let mut replies = self.owed.take();
         if replies.is_empty() {
             // The loop has given this batch up and answered for it.
+            discard(results.into_iter().flatten());
             return;
         }
         self.report(size, started.elapsed(), results.as_ref().err());
         match results {
             Ok(results) => {
-                for (reply, result) in replies.drain(..).zip(results) {
-                    reply.send(Ok(result));
+                let mut pairs = replies.drain(..).zip(results);
+                // A result whose caller has gone is dropped here, which may
+                // panic; the others still have theirs to come.
+                while let Err(error) = guard(|| {
+                    for (reply, result) in pairs.by_ref() {
+                        reply.send(Ok(result));
+                    }
+                }) {
+                    error!(%error, "the drop of a result panicked");
                 }
             }
             Err(error) => {
@@ -135,7 +148,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
                 }
             }
         }
-        owed.put(replies);
+        self.owed.put(replies);
     }
 
     /// Counts and reports the batch: before its callers hear of it, so that
@@ -172,17 +185,10 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
             took,
             error,
         };
-        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| hook(&report))) {
-            error!(error = %message(&*panic), "the on_batch hook panicked");
+        if let Err(error) = guard(|| hook(&report)) {
+            error!(%error, "the on_batch hook panicked");
         }
     }
-}
-
-/// Returns the message of a panic.
-pub(crate) fn message(panic: &(dyn Any + Send)) -> Arc<str> {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    Arc::from(text.unwrap_or("no message"))
 }
 
 /// Shows an error with its causes.

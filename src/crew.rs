@@ -1,85 +1,103 @@
-//! The tasks that take batches to the processor. A task is started when a
-//! batch finds none idle and kept for the next one: starting one a batch costs
-//! as much as a small batch, most of it in the allocator.
+//! The tasks that take batches to the processor. A task is started when all
+//! others are busy, and kept for later batches: starting one a batch costs as
+//! much as a small batch, most of it in the allocator.
 //!
-//! A member has one batch at a time.
+//! # Invariants
+//!
+//! - Batches are taken from one queue, first in, first out. So they start in
+//!   order although a scheduler may run tasks in any.
+//! - There is a permit for each batch in the queue.
 
+use std::collections::VecDeque;
+use std::mem;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
-use tokio::sync::mpsc;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tracing::{Instrument, Span};
 
-use crate::batch::{Batch, Replies};
-use crate::job::Reply;
+use crate::batch::Batch;
+use crate::panics::discard;
 use crate::processor::BatchProcessor;
 
-pub(crate) struct Member<J, R, P> {
-    work: mpsc::UnboundedSender<(Batch<J, R, P>, Span)>,
-    replies: Arc<Replies<R>>,
-    task: JoinHandle<()>,
+pub(crate) struct Crew<J, R, P> {
+    board: Arc<Board<J, R, P>>,
+    members: Vec<JoinHandle<()>>,
 }
 
-impl<J, R, P> Member<J, R, P>
+type Batches<J, R, P> = VecDeque<(Batch<J, R, P>, Span)>;
+
+/// Where batches wait for a member to take them.
+struct Board<J, R, P> {
+    batches: Mutex<Batches<J, R, P>>,
+    permits: Semaphore,
+}
+
+impl<J, R, P> Board<J, R, P> {
+    fn lock(&self) -> MutexGuard<'_, Batches<J, R, P>> {
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<J, R, P> Crew<J, R, P> {
+    pub(crate) fn new() -> Self {
+        Self {
+            board: Arc::new(Board {
+                batches: Mutex::new(VecDeque::new()),
+                permits: Semaphore::new(0),
+            }),
+            members: Vec::new(),
+        }
+    }
+
+    /// Drops every batch in hand at its next await, and the tasks with them.
+    pub(crate) fn abort(&self) {
+        self.board.permits.close();
+        for member in &self.members {
+            member.abort();
+        }
+        let batches = mem::take(&mut *self.board.lock());
+        discard(batches);
+    }
+
+    /// Waits until the tasks have ended, once they are idle or aborted.
+    pub(crate) async fn dismiss(&mut self) {
+        self.board.permits.close();
+        for member in self.members.drain(..) {
+            let _ = member.await;
+        }
+    }
+}
+
+impl<J, R, P> Crew<J, R, P>
 where
     J: Send + 'static,
     R: Send + 'static,
     P: BatchProcessor<J, R>,
 {
-    /// Starts a task on the current runtime.
-    pub(crate) fn hire() -> Self {
-        let (work, mut batches) = mpsc::unbounded_channel::<(Batch<J, R, P>, Span)>();
-        let replies = Arc::new(Replies::default());
-        let owed = Arc::clone(&replies);
-        let task = tokio::spawn(async move {
-            while let Some((batch, span)) = batches.recv().await {
-                let run = AssertUnwindSafe(batch.run(&owed)).catch_unwind();
-                // The processor's panics are caught before. What is left are
-                // those of results that are dropped: their batch is abandoned.
-                let _ = run.instrument(span).await;
-            }
-        });
-        Self {
-            work,
-            replies,
-            task,
+    /// Has a member take the batch, as the last of so many in flight.
+    pub(crate) fn assign(&mut self, batch: Batch<J, R, P>, span: Span, in_flight: usize) {
+        self.board.lock().push_back((batch, span));
+        self.board.permits.add_permits(1);
+        if self.members.len() < in_flight {
+            let board = Arc::clone(&self.board);
+            self.members.push(tokio::spawn(serve(board)));
         }
-    }
-
-    /// Returns an empty vector for the replies of the next batch.
-    pub(crate) fn spare(&self) -> Vec<Reply<R>> {
-        self.replies.take()
-    }
-
-    /// Hands over a batch and what is owed for it.
-    pub(crate) fn assign(&self, batch: Batch<J, R, P>, replies: Vec<Reply<R>>, span: Span) {
-        self.replies.put(replies);
-        // Where the runtime is shutting down the batch comes back and is
-        // dropped, by which the loop learns of its end.
-        let _ = self.work.send((batch, span));
-    }
-
-    /// Waits until the task, which is idle, has ended.
-    pub(crate) async fn dismiss(self) {
-        drop(self.work);
-        let _ = self.task.await;
     }
 }
 
-impl<J, R, P> Member<J, R, P> {
-    /// Takes what is owed for a batch that was not answered.
-    pub(crate) fn unanswered(&self) -> Vec<Reply<R>> {
-        self.replies.take_owed()
-    }
-
-    /// Drops the batch in hand at its next await, and the task with it.
-    pub(crate) fn abort(&self) {
-        self.task.abort();
-    }
-
-    pub(crate) fn is_gone(&self) -> bool {
-        self.task.is_finished()
+/// Takes batches to the processor until the crew is dismissed.
+async fn serve<J, R, P: BatchProcessor<J, R>>(board: Arc<Board<J, R, P>>) {
+    while let Ok(permit) = board.permits.acquire().await {
+        permit.forget();
+        let taken = board.lock().pop_front();
+        if let Some((batch, span)) = taken {
+            // The processor's panics are caught before. What is left are those
+            // of values that are dropped: the batch is abandoned.
+            let run = AssertUnwindSafe(batch.run()).catch_unwind();
+            let _ = run.instrument(span).await;
+        }
     }
 }

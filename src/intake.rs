@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Closed, ShutdownTimeout};
 use crate::job::{PendingJob, Reply, Ticket, total_weight};
+use crate::panics::discard;
 use crate::report::Stats;
 
 pub(crate) use claim::Claim;
@@ -47,7 +48,7 @@ pub(crate) struct Intake<J, R> {
 
 struct State<J, R> {
     queue: VecDeque<PendingJob<J, R>>,
-    queue_weight: usize,
+    queue_weight: u128,
     /// Room held by permits.
     reserved: usize,
     line: Line<J, R>,
@@ -67,7 +68,7 @@ struct State<J, R> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wants {
     pub(crate) jobs: usize,
-    pub(crate) weight: usize,
+    pub(crate) weight: u128,
 }
 
 /// A request to flush all that was accepted before it.
@@ -83,7 +84,7 @@ pub(crate) struct News {
     pub(crate) closed: bool,
     /// Jobs that moved into the inbox, and their weight.
     pub(crate) taken: usize,
-    pub(crate) weight: usize,
+    pub(crate) weight: u128,
     /// Whom to answer when the flush that they requested is done.
     pub(crate) flushes: Vec<Reply<()>>,
     /// How many jobs at the front of the queue are meant by these flushes.
@@ -182,6 +183,8 @@ impl<J, R> Intake<J, R> {
         let line = state.line.refuse_all();
         let waker = state.rouse();
         drop(state);
+        // The loop first, whatever the jobs' drops do.
+        wake(waker);
         for waiting in line {
             match waiting {
                 Waiting::Job(job, waker) => {
@@ -192,7 +195,6 @@ impl<J, R> Intake<J, R> {
                 Waiting::Refused | Waiting::Nobody => {}
             }
         }
-        wake(waker);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -292,10 +294,12 @@ impl<J, R> Intake<J, R> {
         state.ended = true;
         let queue = mem::take(&mut state.queue);
         let flushes = mem::take(&mut state.flushes);
-        state.stats.abandoned += queue.len() as u64;
+        let abandoned = queue.len();
+        state.stats.abandoned += abandoned as u64;
         drop(state);
+        discard(queue);
         drop(flushes);
-        queue.len()
+        abandoned
     }
 
     pub(crate) fn time_out(&self, timeout: ShutdownTimeout) {
@@ -325,7 +329,7 @@ impl<J, R> State<J, R> {
     /// Appends the job, for which there is room, and returns whom to wake.
     #[inline]
     fn enqueue(&mut self, job: PendingJob<J, R>, capacity: usize) -> Option<Waker> {
-        self.queue_weight = self.queue_weight.saturating_add(job.weight());
+        self.queue_weight += job.weight() as u128;
         self.queue.push_back(job);
         self.stats.accepted += 1;
         self.rouse_if_satisfied(capacity)
@@ -356,14 +360,14 @@ impl<J, R> State<J, R> {
 
     /// Moves up to `room` jobs into the inbox, which is empty, and returns how
     /// many, with their weight.
-    fn take(&mut self, room: usize, inbox: &mut VecDeque<PendingJob<J, R>>) -> (usize, usize) {
+    fn take(&mut self, room: usize, inbox: &mut VecDeque<PendingJob<J, R>>) -> (usize, u128) {
         if room >= self.queue.len() {
             mem::swap(&mut self.queue, inbox);
             return (inbox.len(), mem::take(&mut self.queue_weight));
         }
         inbox.extend(self.queue.drain(..room));
         let weight = total_weight(&*inbox);
-        self.queue_weight = self.queue_weight.saturating_sub(weight);
+        self.queue_weight -= weight;
         (room, weight)
     }
 

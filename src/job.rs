@@ -9,15 +9,17 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::mem::ManuallyDrop;
+use std::mem::{self, ManuallyDrop};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tracing::Span;
 
 use crate::error::JobError;
+use crate::panics::discard;
 
 type Answer<R> = Result<R, JobError>;
 
@@ -68,6 +70,35 @@ pub struct PendingJob<J, R> {
     /// The span the job was submitted in; boxed, because it is nearly always
     /// absent and every job is moved several times.
     span: Option<Box<Span>>,
+    /// Set where the storage is a user's own.
+    watched: Option<Box<Watched>>,
+}
+
+/// Tells, by its drop, that a job has left its storage. A user's storage may
+/// drop any job at any moment, and what is pending is known all the same.
+struct Watched {
+    departures: Arc<Departures>,
+    weight: usize,
+    taken_up: Instant,
+}
+
+/// The jobs that have left their storage, each with its weight and with when it
+/// was taken up.
+#[derive(Default)]
+pub(crate) struct Departures(Mutex<Vec<(usize, Instant)>>);
+
+impl Departures {
+    pub(crate) fn take(&self) -> Vec<(usize, Instant)> {
+        mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let mut departures = self.departures.0.lock();
+        let departures = departures.as_mut().unwrap_or_else(|error| error.get_mut());
+        departures.push((self.weight, self.taken_up));
+    }
 }
 
 impl<J, R> PendingJob<J, R> {
@@ -80,6 +111,7 @@ impl<J, R> PendingJob<J, R> {
             reply,
             weight,
             span: current_span(),
+            watched: None,
         };
         (pending, receipt)
     }
@@ -101,6 +133,10 @@ impl<J, R> PendingJob<J, R> {
         self.reply.is_unwanted()
     }
 
+    pub(crate) fn unwatch(&mut self) {
+        self.watched = None;
+    }
+
     pub(crate) fn into_parts(self) -> (J, Reply<R>, Option<Box<Span>>) {
         (self.job, self.reply, self.span)
     }
@@ -113,6 +149,16 @@ impl<J, R> PendingJob<J, R> {
     /// Answers that the job was never accepted.
     pub(crate) fn refuse(self) {
         self.reply.send(Err(JobError::Closed));
+        discard([self.job]);
+    }
+
+    /// Has the job tell when it leaves the storage, taken or dropped.
+    pub(crate) fn watch(&mut self, departures: &Arc<Departures>, now: Instant) {
+        self.watched = Some(Box::new(Watched {
+            departures: Arc::clone(departures),
+            weight: self.weight,
+            taken_up: now,
+        }));
     }
 }
 
@@ -125,12 +171,12 @@ impl<J: fmt::Debug, R> fmt::Debug for PendingJob<J, R> {
     }
 }
 
-/// Returns the summed weight of the jobs.
+/// Returns the summed weight of the jobs, which may be more than one number of
+/// theirs can say.
 pub(crate) fn total_weight<'a, J: 'a, R: 'a>(
     jobs: impl IntoIterator<Item = &'a PendingJob<J, R>>,
-) -> usize {
-    let weights = jobs.into_iter().map(PendingJob::weight);
-    weights.fold(0, usize::saturating_add)
+) -> u128 {
+    jobs.into_iter().map(|job| job.weight as u128).sum()
 }
 
 /// Asks for the current span only where the span of a batch would be recorded,

@@ -28,11 +28,11 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::batch::message;
 use crate::builder::MicroBatchBuilder;
 use crate::error::{BuildError, JobError, ShutdownTimeout, StartError, TrySubmitError};
 use crate::job::JobHandle;
 use crate::micro_batch::MicroBatch;
+use crate::panics::message;
 use crate::processor::BatchProcessor;
 use crate::storage::BatchStorage;
 

@@ -10,6 +10,7 @@ mod intake;
 mod job;
 mod keyed;
 mod micro_batch;
+mod panics;
 mod pending;
 mod processor;
 mod report;

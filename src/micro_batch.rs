@@ -1,18 +1,17 @@
 //! The handle that users hold.
 
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{fmt, mem};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::message;
 use crate::builder::MicroBatchBuilder;
 use crate::error::{Closed, JobError, ShutdownTimeout, StartError, TrySubmitError};
 use crate::intake::{Claim, Intake, Refusal};
 use crate::job::{JobHandle, PendingJob, Receipt, Reply};
+use crate::panics::guard;
 use crate::processor::BatchProcessor;
 use crate::report::Stats;
 use crate::storage::BatchStorage;
@@ -451,8 +450,7 @@ impl<J, R> Owner<J, R> {
         let Some(weigher) = &self.weigher else {
             return Ok(0);
         };
-        let weight = catch_unwind(AssertUnwindSafe(|| weigher(job)))
-            .map_err(|panic| JobError::Panicked(message(&*panic)))?;
+        let weight = guard(|| weigher(job)).map_err(JobError::Panicked)?;
         let limit = self.max_batch_weight;
         if weight > limit {
             return Err(JobError::TooHeavy { weight, limit });

@@ -40,18 +40,18 @@ pub(crate) struct Policy {
 pub(crate) struct Pending {
     policy: Policy,
     jobs: usize,
-    weight: usize,
+    weight: u128,
     /// How many pending jobs were taken up when, oldest first.
     arrivals: VecDeque<(Instant, usize)>,
-    /// How long after the oldest job all the others were taken up, summed, in
-    /// nanoseconds. Kept for `flush_cost` alone.
-    behind: u128,
+    /// The arrivals of all pending jobs, summed, in nanoseconds after `epoch`;
+    /// which is the arrival of the first of them since there was none.
+    arrived: u128,
+    epoch: Instant,
     in_flight: usize,
     /// How many jobs of the queue a requested flush still has to wait for.
     flushing: Option<usize>,
     stopping: Option<Stop>,
-    /// The storage holds jobs and gave none.
-    stalled: bool,
+    stalled: Option<Stall>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -60,74 +60,86 @@ struct Stop {
     deadline: Option<Instant>,
 }
 
+/// The storage holds jobs and gave none.
+#[derive(Debug, Clone, Copy)]
+struct Stall {
+    /// When to ask it again, though nothing has happened.
+    again: Option<Instant>,
+}
+
 impl Pending {
-    pub(crate) fn new(policy: Policy) -> Self {
+    pub(crate) fn new(policy: Policy, now: Instant) -> Self {
         Self {
             policy,
             jobs: 0,
             weight: 0,
             arrivals: VecDeque::new(),
-            behind: 0,
+            arrived: 0,
+            epoch: now,
             in_flight: 0,
             flushing: None,
             stopping: None,
-            stalled: false,
+            stalled: None,
         }
     }
 
     // What happens.
 
     /// That many jobs of that weight were taken up.
-    pub(crate) fn arrive(&mut self, jobs: usize, weight: usize, now: Instant) {
-        self.jobs += jobs;
-        self.weight = self.weight.saturating_add(weight);
-        self.arrivals.push_back((now, jobs));
-        self.behind += self.waited(now).as_nanos() * jobs as u128;
-        self.stalled = false;
-    }
-
-    /// That many pending jobs of that weight have left for their batch.
-    pub(crate) fn leave(&mut self, jobs: usize, weight: usize) {
-        self.weight = self.weight.saturating_sub(weight);
-        // Of a storage with an order of its own nobody knows whether the oldest
-        // job has left, so there the clock runs on until the storage is empty.
-        let mut left = if self.policy.chooses { 0 } else { jobs };
-        while let Some((_, count)) = self.arrivals.front_mut() {
-            if *count > left {
-                *count -= left;
-                break;
-            }
-            left -= *count;
-            self.arrivals.pop_front();
-        }
-        self.behind = match self.policy.flush_cost {
-            Some(_) => self.sum_behind(),
-            None => 0,
-        };
-    }
-
-    /// The storage holds this many jobs, which a storage of the user's may
-    /// have decided by itself.
-    pub(crate) fn hold(&mut self, jobs: usize) {
-        self.jobs = jobs;
-        if jobs == 0 {
-            self.weight = 0;
-            self.arrivals.clear();
-            self.behind = 0;
-            self.stalled = false;
-        }
-    }
-
-    /// The storage holds jobs and gave none: leave it alone for an interval,
-    /// or until something happens.
-    pub(crate) fn stall(&mut self, now: Instant) {
+    pub(crate) fn arrive(&mut self, jobs: usize, weight: u128, now: Instant) {
         if self.jobs == 0 {
-            return;
+            self.epoch = now;
         }
-        self.stalled = true;
-        self.arrivals.clear();
-        self.arrivals.push_back((now, self.jobs));
-        self.behind = 0;
+        self.jobs += jobs;
+        self.weight += weight;
+        self.arrived += self.since_epoch(now, jobs);
+        match self.arrivals.back_mut() {
+            Some((time, count)) if *time == now => *count += jobs,
+            _ => self.arrivals.push_back((now, jobs)),
+        }
+        self.stalled = None;
+    }
+
+    /// That many jobs of that weight have left, the oldest first.
+    pub(crate) fn leave(&mut self, jobs: usize, weight: u128) {
+        self.jobs -= jobs;
+        self.weight -= weight;
+        let mut left = jobs;
+        while left > 0 {
+            let Some((time, count)) = self.arrivals.front_mut() else {
+                break;
+            };
+            let time = *time;
+            let of_these = left.min(*count);
+            *count -= of_these;
+            if *count == 0 {
+                self.arrivals.pop_front();
+            }
+            left -= of_these;
+            self.arrived -= self.since_epoch(time, of_these);
+        }
+    }
+
+    /// A job of that weight, taken up at that time, has left.
+    pub(crate) fn leave_one(&mut self, weight: u128, taken_up: Instant) {
+        let Ok(at) = self.arrivals.binary_search_by_key(&taken_up, |run| run.0) else {
+            return;
+        };
+        self.jobs -= 1;
+        self.weight -= weight;
+        self.arrived -= self.since_epoch(taken_up, 1);
+        self.arrivals[at].1 -= 1;
+        if self.arrivals[at].1 == 0 {
+            self.arrivals.remove(at);
+        }
+    }
+
+    /// The storage gave nothing: leave it alone for an interval, or until
+    /// something happens.
+    pub(crate) fn stall(&mut self, now: Instant) {
+        self.stalled = Some(Stall {
+            again: after(now, self.policy.interval),
+        });
     }
 
     /// A batch was started.
@@ -138,14 +150,14 @@ impl Pending {
     /// A batch has ended.
     pub(crate) fn finished(&mut self) {
         self.in_flight -= 1;
-        self.stalled = false;
+        self.stalled = None;
     }
 
     /// A flush of what is pending and of that many jobs of the queue was
     /// requested.
     pub(crate) fn flush(&mut self, ahead: usize) {
         self.flushing = Some(ahead);
-        self.stalled = false;
+        self.stalled = None;
     }
 
     /// That many jobs were taken out of the queue.
@@ -164,10 +176,10 @@ impl Pending {
 
     /// No more jobs will come, and those there are must go.
     pub(crate) fn stop(&mut self, now: Instant) {
-        let deadline = now.checked_add(self.policy.shutdown_timeout);
+        let deadline = after(now, self.policy.shutdown_timeout);
         self.stopping = Some(Stop { deadline });
         self.flushing = None;
-        self.stalled = false;
+        self.stalled = None;
     }
 
     // What to do.
@@ -175,7 +187,7 @@ impl Pending {
     /// How many jobs to take out of the queue: none beyond a full batch, unless
     /// the storage is one that chooses.
     pub(crate) fn room(&self) -> usize {
-        let full = self.weight >= self.policy.max_batch_weight && !self.policy.chooses;
+        let full = self.is_full_by_weight() && !self.policy.chooses;
         let room = if full {
             0
         } else {
@@ -190,36 +202,44 @@ impl Pending {
         if self.jobs == 0 || self.in_flight >= policy.max_in_flight {
             return None;
         }
-        let waited = self.flush_at().is_some_and(|at| at <= now);
-        if self.stalled && !waited {
+        let over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if self.stalled.is_some_and(|stall| !over(stall.again)) {
             None
         } else if self.jobs >= policy.max_batch_size {
             Some(FlushReason::Size)
-        } else if self.weight >= policy.max_batch_weight {
+        } else if self.is_full_by_weight() {
             Some(FlushReason::Weight)
         } else if self.stopping.is_some() {
             Some(FlushReason::Shutdown)
         } else if self.flushing.is_some() {
             Some(FlushReason::Requested)
-        } else if waited {
+        } else if over(self.flush_at()) {
             Some(FlushReason::Interval)
         } else if policy.flush_when_idle && self.in_flight == 0 {
             Some(FlushReason::Idle)
-        } else if self.costs_at().is_some_and(|at| at <= now) {
+        } else if over(self.costs_at()) {
             Some(FlushReason::Cost)
         } else {
             None
         }
     }
 
+    /// Whether the pending jobs weigh all that a batch may, or more.
+    pub(crate) fn is_full_by_weight(&self) -> bool {
+        self.weight >= self.policy.max_batch_weight as u128
+    }
+
     /// When to look again although nothing has happened. Means nothing while a
     /// batch is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        match self.stopping {
-            Some(stop) => stop.deadline,
-            None if self.in_flight >= self.policy.max_in_flight => None,
+        let stop = self.stopping.and_then(|stop| stop.deadline);
+        let could_start = self.jobs > 0 && self.in_flight < self.policy.max_in_flight;
+        let flush = match self.stalled {
+            _ if !could_start => None,
+            Some(stall) => stall.again,
             None => self.flush_at().into_iter().chain(self.costs_at()).min(),
-        }
+        };
+        stop.into_iter().chain(flush).min()
     }
 
     /// How many queued jobs would make a difference. One if there is a clock
@@ -236,7 +256,7 @@ impl Pending {
         } else {
             policy.max_batch_size - self.jobs
         };
-        let weight = policy.max_batch_weight.saturating_sub(self.weight);
+        let weight = (policy.max_batch_weight as u128).saturating_sub(self.weight);
         Some(Wants { jobs, weight })
     }
 
@@ -269,28 +289,30 @@ impl Pending {
     /// When the first pending job has waited for the interval.
     fn flush_at(&self) -> Option<Instant> {
         let (first, _) = self.arrivals.front()?;
-        first.checked_add(self.policy.interval)
+        after(*first, self.policy.interval)
     }
 
-    fn sum_behind(&self) -> u128 {
-        let Some((first, _)) = self.arrivals.front() else {
-            return 0;
-        };
-        let runs = self.arrivals.iter();
-        runs.map(|(time, jobs)| (*time - *first).as_nanos() * *jobs as u128)
-            .sum()
-    }
-
-    /// When the pending jobs have together waited as long as a flush costs.
-    ///
-    /// With `n` jobs that is `cost / n` after the mean of their arrivals, so
-    /// each job that joins brings it nearer.
+    /// When the pending jobs have together waited as long as a flush costs: the
+    /// `n`th part of the cost after the mean of their arrivals, if there are
+    /// `n`. So each job that joins brings it nearer.
     fn costs_at(&self) -> Option<Instant> {
         let cost = self.policy.flush_cost?;
-        let (first, _) = *self.arrivals.front()?;
-        let jobs = self.jobs.max(1) as u128;
-        let total = self.behind.saturating_add(cost.as_nanos());
-        let wait = u64::try_from(total.div_ceil(jobs)).ok()?;
-        first.checked_add(Duration::from_nanos(wait))
+        let jobs = self.jobs as u128;
+        let total = self.arrived.checked_add(cost.as_nanos())?;
+        let wait = u64::try_from(total.checked_add(jobs - 1)? / jobs).ok()?;
+        after(self.epoch, Duration::from_nanos(wait))
     }
+
+    fn since_epoch(&self, time: Instant, jobs: usize) -> u128 {
+        (time - self.epoch).as_nanos() * jobs as u128
+    }
+}
+
+/// Returns the time that much later, unless that is beyond what a timer can be
+/// set to.
+fn after(time: Instant, delay: Duration) -> Option<Instant> {
+    // The runtime's timer rounds up.
+    let rounded = delay.checked_add(Duration::from_secs(1))?;
+    time.checked_add(rounded)?;
+    time.checked_add(delay)
 }

@@ -32,11 +32,11 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::message;
 use crate::builder::MicroBatchBuilder;
 use crate::error::{BuildError, JobError, ShutdownTimeout, StartError, TrySubmitError};
 use crate::job::{JobHandle, Reply};
 use crate::micro_batch::MicroBatch;
+use crate::panics::message;
 use crate::processor::BatchProcessor;
 use crate::report::Stats;
 use crate::storage::{BatchStorage, MemoryStorage};

@@ -12,7 +12,6 @@
 //! - The loop awaits nothing but the `select!`: no processor, no hook.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +22,12 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use crate::batch::{Batch, Context, Slot, message};
-use crate::crew::Member;
+use crate::batch::{Batch, Context, Replies, Slot};
+use crate::crew::Crew;
 use crate::error::ShutdownTimeout;
 use crate::intake::{Intake, Known};
-use crate::job::{PendingJob, Reply, total_weight};
+use crate::job::{Departures, PendingJob, Reply, total_weight};
+use crate::panics::{discard, guard};
 use crate::pending::{Pending, Policy};
 use crate::processor::BatchProcessor;
 use crate::report::FlushReason;
@@ -44,9 +44,13 @@ pub(crate) struct Worker<J, R, P, S: BatchStorage<J, R>> {
     pending: Pending,
     inbox: VecDeque<PendingJob<J, R>>,
     storage: S,
-    /// Who has the batch of that number in hand.
-    running: BTreeMap<u64, Member<J, R, P>>,
-    idle: Vec<Member<J, R, P>>,
+    /// What has left a storage of the user's.
+    departures: Arc<Departures>,
+    /// What is owed for each batch in flight, by its number.
+    running: BTreeMap<u64, Arc<Replies<R>>>,
+    /// What batches were owed for that have ended, to be used again.
+    spare: Vec<Arc<Replies<R>>>,
+    crew: Crew<J, R, P>,
     /// Number of the next batch.
     next: u64,
     /// Who waits for the flush that is going on.
@@ -83,13 +87,15 @@ where
         Self {
             _ended: Ended(Arc::clone(&context.intake)),
             context: Arc::new(context),
-            pending: Pending::new(policy.clone()),
+            pending: Pending::new(policy.clone(), Instant::now()),
             policy,
             cancel_on_drop,
             inbox: VecDeque::new(),
             storage,
+            departures: Arc::default(),
             running: BTreeMap::new(),
-            idle: Vec::new(),
+            spare: Vec::new(),
+            crew: Crew::new(),
             next: 0,
             flushing: Vec::new(),
             settling: VecDeque::new(),
@@ -108,7 +114,7 @@ where
             self.look(now);
             self.settle();
             if self.pending.is_drained() {
-                self.dismiss().await;
+                self.crew.dismiss().await;
                 debug!(name = self.name(), "stopped");
                 return Ok(());
             }
@@ -151,7 +157,7 @@ where
         }
         if news.taken > 0 {
             self.pending.arrive(news.taken, news.weight, now);
-            self.store(news.taken);
+            self.store(now);
         }
         if news.closed && !self.pending.is_stopping() {
             debug!(name = self.name(), "stopping");
@@ -162,47 +168,62 @@ where
     }
 
     /// Puts the jobs that were taken up into the storage.
-    fn store(&mut self, jobs: usize) {
-        let expected = self.storage.len() + jobs;
+    fn store(&mut self, now: Instant) {
+        if self.policy.chooses {
+            for job in &mut self.inbox {
+                job.watch(&self.departures, now);
+            }
+        }
         self.guarded(|worker| worker.storage.append_all(&mut worker.inbox));
         // What a panic has left.
         while let Some(job) = self.inbox.pop_front() {
             self.guarded(|worker| worker.storage.append(job));
         }
-        self.recount(expected);
+        let refused = self.see_off();
+        self.lose(refused);
     }
 
     /// Calls the storage, of whose panics the loop must not die.
     fn guarded<T>(&mut self, call: impl FnOnce(&mut Self) -> T) -> Option<T> {
-        catch_unwind(AssertUnwindSafe(|| call(self)))
-            .inspect_err(|panic| {
-                let error = message(panic.as_ref());
-                error!(name = self.name(), %error, "the storage or a job's drop panicked");
-            })
+        let result = guard(|| call(self));
+        result
+            .inspect_err(|error| error!(name = self.name(), %error, "the storage panicked"))
             .ok()
     }
 
-    /// Finds out how many jobs the storage holds, and how many of those that it
-    /// was expected to hold it has dropped.
-    fn recount(&mut self, expected: usize) {
-        let held = self.storage.len();
-        self.pending.hold(held);
-        let dropped = expected.saturating_sub(held);
-        if dropped > 0 {
+    /// Hears which jobs have left a storage of the user's, and returns how many.
+    fn see_off(&mut self) -> usize {
+        if !self.policy.chooses {
+            return 0;
+        }
+        let departures = self.departures.take();
+        for (weight, taken_up) in &departures {
+            self.pending.leave_one(*weight as u128, *taken_up);
+        }
+        departures.len()
+    }
+
+    /// Counts pending jobs that the storage has dropped.
+    fn lose(&self, jobs: usize) {
+        if jobs > 0 {
             self.context.intake.count(|stats| {
-                stats.pending = stats.pending.saturating_sub(dropped);
-                stats.abandoned += dropped as u64;
+                stats.pending -= jobs;
+                stats.abandoned += jobs as u64;
             });
         }
     }
 
     /// Cuts a batch and hands it to the processor.
-    fn flush(&mut self, reason: FlushReason, now: Instant) {
+    fn flush(&mut self, mut reason: FlushReason, now: Instant) {
         let waited = self.pending.waited(now);
+        let heavy = self.pending.is_full_by_weight();
         let taken = self.cut();
         if taken.is_empty() {
             self.pending.stall(now);
             return;
+        }
+        if reason == FlushReason::Size && heavy && taken.len() < self.policy.max_batch_size {
+            reason = FlushReason::Weight;
         }
         let taken = self.leave_out(taken);
         if !taken.is_empty() {
@@ -212,7 +233,6 @@ where
 
     /// Takes a batch's worth out of the storage.
     fn cut(&mut self) -> Vec<PendingJob<J, R>> {
-        let held = self.storage.len();
         let (max_jobs, max_weight) = (self.policy.max_batch_size, self.policy.max_batch_weight);
         let mut taken = self
             .guarded(|worker| worker.storage.take(max_jobs, max_weight))
@@ -223,8 +243,12 @@ where
             for excess in taken.split_off(fits) {
                 self.guarded(|worker| worker.storage.append(excess));
             }
+            taken.iter_mut().for_each(PendingJob::unwatch);
+            let left = self.see_off();
+            self.lose(left.saturating_sub(taken.len()));
+        } else {
+            self.pending.leave(taken.len(), total_weight(&taken));
         }
-        self.recount(held.saturating_sub(taken.len()));
         taken
     }
 
@@ -234,32 +258,31 @@ where
             return taken;
         }
         let (unwanted, wanted): (Vec<_>, _) = taken.into_iter().partition(PendingJob::is_unwanted);
-        self.pending.leave(unwanted.len(), total_weight(&unwanted));
         self.context.intake.count(|stats| {
-            stats.pending = stats.pending.saturating_sub(unwanted.len());
+            stats.pending -= unwanted.len();
             stats.withdrawn += unwanted.len() as u64;
         });
-        self.guarded(|_| drop(unwanted));
+        discard(unwanted);
         wanted
     }
 
-    /// Hands a batch to a member of the crew.
+    /// Hands a batch to the crew.
     fn launch(&mut self, mut taken: Vec<PendingJob<J, R>>, reason: FlushReason, waited: Duration) {
         let size = taken.len();
         // Before the batch starts, which counts itself down again.
         self.context.intake.count(|stats| {
-            stats.pending = stats.pending.saturating_sub(size);
+            stats.pending -= size;
             stats.processing += size;
             stats.in_flight += 1;
             stats.batches += 1;
         });
-        let member = self.idle.pop().unwrap_or_else(Member::hire);
-        let mut replies = member.spare();
+        let owed = self.spare.pop().unwrap_or_default();
+        let mut replies = owed.take();
         let mut jobs = Vec::with_capacity(size);
-        let mut weight = 0_usize;
+        let mut weight = 0;
         let mut origins = Vec::new();
         replies.extend(taken.drain(..).map(|job| {
-            weight = weight.saturating_add(job.weight());
+            weight += job.weight();
             let (job, reply, origin) = job.into_parts();
             if let Some(origin) = origin {
                 origins.push(*origin);
@@ -267,13 +290,14 @@ where
             jobs.push(job);
             reply
         }));
-        self.pending.leave(size, weight);
         if self.inbox.capacity() < taken.capacity() {
             // The buffer goes round: queue, inbox, storage, batch.
             self.inbox = taken.into();
         }
+        owed.put(replies);
         let batch = Batch {
             jobs,
+            owed: Arc::clone(&owed),
             weight,
             reason,
             waited,
@@ -283,23 +307,21 @@ where
             },
         };
         let span = batch.span(origins);
-        member.assign(batch, replies, span);
-        self.running.insert(self.next, member);
+        self.running.insert(self.next, owed);
+        self.crew.assign(batch, span, self.running.len());
         self.next += 1;
         self.pending.started();
     }
 
     /// A batch has ended.
     fn retire(&mut self, number: u64) {
-        let Some(member) = self.running.remove(&number) else {
+        let Some(owed) = self.running.remove(&number) else {
             return;
         };
         self.pending.finished();
-        let lost = member.unanswered();
+        let lost = owed.take_owed();
         self.context.intake.count(|stats| stats.lose(lost.len()));
-        if !member.is_gone() {
-            self.idle.push(member);
-        }
+        self.spare.push(owed);
     }
 
     /// Answers those whose flush is done.
@@ -337,18 +359,11 @@ where
                 self.context.intake.changed(self.known(), None).await;
                 self.look(Instant::now());
             }
-            self.dismiss().await;
+            self.crew.dismiss().await;
         };
         // A batch that blocks its thread ends in its own time.
         let _ = timeout(ABORT_GRACE, gone).await;
         timed_out
-    }
-
-    /// Waits until the idle tasks have ended.
-    async fn dismiss(&mut self) {
-        for member in self.idle.drain(..) {
-            member.dismiss().await;
-        }
     }
 
     fn known(&self) -> Known {
@@ -367,10 +382,10 @@ impl<J, R, P, S: BatchStorage<J, R>> Worker<J, R, P, S> {
     /// Answers every job that is left, as far as it is not answered by being
     /// dropped, and returns how many are left.
     fn abandon(&mut self) -> usize {
+        self.crew.abort();
         let mut abandoned = self.context.intake.abandon();
-        for member in self.running.values() {
-            member.abort();
-            let lost = member.unanswered();
+        for owed in self.running.values() {
+            let lost = owed.take_owed();
             self.context.intake.count(|stats| stats.lose(lost.len()));
             abandoned += lost.len();
         }
@@ -379,6 +394,9 @@ impl<J, R, P, S: BatchStorage<J, R>> Worker<J, R, P, S> {
             stats.abandoned += pending as u64;
             abandoned += pending;
         });
+        let held = guard(|| self.storage.take(usize::MAX, usize::MAX));
+        discard(held.into_iter().flatten());
+        discard(self.inbox.drain(..));
         abandoned
     }
 }

@@ -6,8 +6,8 @@ use std::panic::AssertUnwindSafe;
 use futures::FutureExt;
 
 use super::{Always, BatchProcessor, Predicate};
-use crate::batch::message;
 use crate::error::JobError;
+use crate::panics::message;
 
 /// A processor that splits a failed batch until the guilty jobs stand alone;
 /// see [`bisect`](super::BatchProcessorExt::bisect).

@@ -2,14 +2,13 @@
 
 use std::error::Error;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::thread;
 
 use super::BatchProcessor;
-use crate::batch::message;
 use crate::error::JobError;
 use crate::job::{Receipt, Reply};
+use crate::panics::guard;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -126,10 +125,7 @@ where
 
 /// Makes an error of a panic.
 fn guarded<T, E: Into<BoxError>>(call: impl FnOnce() -> Result<T, E>) -> Result<T, BoxError> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(result) => result.map_err(Into::into),
-        Err(panic) => Err(JobError::Panicked(message(&*panic)).into()),
-    }
+    guard(call).map_err(JobError::Panicked)?.map_err(Into::into)
 }
 
 impl<J: Send + 'static, R: Send + 'static> BatchProcessor<J, R> for BlockingProcessor<J, R> {
