@@ -12,6 +12,7 @@ mod callers;
 mod check;
 mod database;
 mod database_thread;
+mod desk;
 mod ledger;
 mod options;
 mod pass;

@@ -38,7 +38,7 @@ pub(crate) struct Options {
     batch_size: Option<u32>,
 
     /// Longest time in milliseconds that a row waits for company
-    #[arg(long, value_name = "MS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "MS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     interval: u64,
 
     /// Flush whenever the database is idle instead of waiting [default: no]
