@@ -17,6 +17,33 @@ use crate::report::BatchReport;
 use crate::storage::{BatchStorage, MemoryStorage};
 use crate::worker::Worker;
 
+impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
+    /// Makes a micro-batcher with the default options. Nothing is processed
+    /// until [`start`](Self::start).
+    ///
+    /// Jobs may be submitted before; they wait in the queue.
+    pub fn new<P: BatchProcessor<J, R>>(processor: P) -> Self {
+        Self::builder(processor).assemble()
+    }
+
+    /// Makes a micro-batcher with the default options and starts it on the
+    /// current runtime. It stops when `cancel` is cancelled.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub fn new_running<P: BatchProcessor<J, R>>(cancel: CancellationToken, processor: P) -> Self {
+        let micro_batch = Self::new(processor);
+        micro_batch.spawn(cancel);
+        micro_batch
+    }
+
+    /// Returns a builder with the default options.
+    pub fn builder<P: BatchProcessor<J, R>>(processor: P) -> MicroBatchBuilder<J, R, P> {
+        MicroBatchBuilder::new(processor)
+    }
+}
+
 /// Sets the options of a [`MicroBatch`].
 ///
 /// # Default

@@ -7,7 +7,6 @@ use std::{fmt, mem};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::builder::MicroBatchBuilder;
 use crate::error::{Closed, JobError, ShutdownTimeout, StartError, TrySubmitError};
 use crate::intake::{Claim, Intake, Refusal};
 use crate::job::{JobHandle, PendingJob, Receipt, Reply};
@@ -76,31 +75,6 @@ impl<J, R> Drop for Owner<J, R> {
 }
 
 impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
-    /// Makes a micro-batcher with the default options. Nothing is processed
-    /// until [`start`](Self::start).
-    ///
-    /// Jobs may be submitted before; they wait in the queue.
-    pub fn new<P: BatchProcessor<J, R>>(processor: P) -> Self {
-        Self::builder(processor).assemble()
-    }
-
-    /// Makes a micro-batcher with the default options and starts it on the
-    /// current runtime. It stops when `cancel` is cancelled.
-    ///
-    /// # Panics
-    ///
-    /// Outside a Tokio runtime.
-    pub fn new_running<P: BatchProcessor<J, R>>(cancel: CancellationToken, processor: P) -> Self {
-        let micro_batch = Self::new(processor);
-        micro_batch.spawn(cancel);
-        micro_batch
-    }
-
-    /// Returns a builder with the default options.
-    pub fn builder<P: BatchProcessor<J, R>>(processor: P) -> MicroBatchBuilder<J, R, P> {
-        MicroBatchBuilder::new(processor)
-    }
-
     pub(crate) fn new_idle<P, S>(
         intake: Arc<Intake<J, R>>,
         weigher: Option<Weigher<J>>,
