@@ -317,7 +317,7 @@ async fn an_end_that_is_announced_waits_for_no_room() {
             .queue_capacity(1)
             .build_running(CancellationToken::new())
             .expect("valid");
-        let mut results = adaptor(&jobs, stream::iter(0..1).boxed(), 5);
+        let mut results = adaptor(&jobs, stream::iter(0..1).boxed(), 1);
         assert!(poll(&mut results).is_pending());
         settle().await;
         // Others get it stuck, with its queue full.
@@ -610,6 +610,8 @@ async fn a_panicking_source_spares_the_result_that_was_due_in_the_same_poll() {
         assert!(poll(&mut results).is_pending());
         jobs.flush().await;
         assert!(catch_unwind(AssertUnwindSafe(|| poll(&mut results))).is_err());
+        assert!(!results.is_terminated());
+        assert_eq!(results.size_hint(), (1, Some(1)));
         assert_eq!(all(results).await, [Ok(0)]);
     }
 }

@@ -1,13 +1,11 @@
 //! A micro-batcher as a tower service, and a tower service as its processor.
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{self, Ready};
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
@@ -173,6 +171,12 @@ async fn who_polled_last_is_woken_when_there_is_room() {
 
 #[test]
 fn a_clone_is_not_ready_because_the_original_is() {
+    let mut jobs = idle(2);
+    assert!(is_ready(&mut jobs));
+    let clone = jobs.clone();
+    assert!(jobs.try_submit(1).is_ok()); // the clone holds no room
+    drop((jobs, clone));
+
     let mut jobs = idle(1);
     assert!(is_ready(&mut jobs));
     let mut clone = jobs.clone();
@@ -407,14 +411,13 @@ async fn all_layers_together() {
 
 // A service as the processor.
 
-/// A bulk service that is ready when there is a permit, checks that it is used
+/// A bulk service that is ready when it gets a permit, checks that it is used
 /// as tower prescribes, and is not `Sync`.
-#[derive(Debug)]
 struct Bulk {
     permits: Arc<Semaphore>,
     calls: Arc<AtomicUsize>,
+    getting_ready: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     ready: bool,
-    _not_sync: PhantomData<Cell<()>>,
 }
 
 impl Bulk {
@@ -422,8 +425,8 @@ impl Bulk {
         Self {
             permits: Arc::clone(permits),
             calls: Arc::default(),
+            getting_ready: None,
             ready: false,
-            _not_sync: PhantomData,
         }
     }
 }
@@ -433,8 +436,8 @@ impl Clone for Bulk {
         Self {
             permits: Arc::clone(&self.permits),
             calls: Arc::clone(&self.calls),
+            getting_ready: None,
             ready: false,
-            _not_sync: PhantomData,
         }
     }
 }
@@ -445,14 +448,14 @@ impl Service<Vec<u64>> for Bulk {
     type Future = Ready<Result<Vec<u64>, Infallible>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        if let Ok(permit) = self.permits.try_acquire() {
-            permit.forget();
-            self.ready = true;
-            return Poll::Ready(Ok(()));
-        }
-        // A double, which may ask in a circle.
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        let permits = Arc::clone(&self.permits);
+        let getting_ready = self.getting_ready.get_or_insert_with(|| {
+            Box::pin(async move { permits.acquire().await.expect("open").forget() })
+        });
+        ready!(getting_ready.as_mut().poll(cx));
+        self.getting_ready = None;
+        self.ready = true;
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, jobs: Vec<u64>) -> Self::Future {
@@ -480,7 +483,7 @@ async fn each_batch_is_one_call_of_a_ready_service() {
     assert_eq!(calls.load(Ordering::Relaxed), 3);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_batch_waits_until_its_service_is_ready() {
     let permits = Arc::new(Semaphore::new(0));
     let jobs = MicroBatch::builder(ServiceProcessor::new(Bulk::new(&permits)))
@@ -488,12 +491,37 @@ async fn a_batch_waits_until_its_service_is_ready() {
         .build_running(CancellationToken::new())
         .expect("valid");
     let handle = jobs.submit(1);
-    while jobs.stats().in_flight == 0 {
-        tokio::task::yield_now().await;
-    }
+    settle().await;
+    assert_eq!(jobs.stats().in_flight, 1);
     assert!(!handle.is_finished());
     permits.add_permits(1);
     assert_eq!(handle.await.expect("done"), 2);
+}
+
+/// A service that finds out what is left of its clones.
+#[derive(Clone)]
+struct Kept(Arc<()>);
+
+impl Service<Vec<u64>> for Kept {
+    type Response = Vec<usize>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Vec<usize>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, jobs: Vec<u64>) -> Self::Future {
+        let kept = Arc::downgrade(&self.0);
+        Box::pin(async move { Ok(vec![kept.strong_count(); jobs.len()]) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clone_that_was_called_is_not_kept() {
+    let service = ServiceProcessor::new(Kept(Arc::new(())));
+    let jobs: MicroBatch<u64, usize> = MicroBatch::new_running(CancellationToken::new(), service);
+    assert_eq!(jobs.submit(1).await.expect("done"), 1);
 }
 
 /// A service whose first poll, call or clone goes wrong.
