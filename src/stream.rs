@@ -42,10 +42,11 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     ///
     /// # Errors
     ///
-    /// Each item yields its own result, and an error ends nothing. Where the
-    /// micro-batcher is closed, the items that are left are still pulled, and
-    /// each yields [`JobError::Closed`]; to leave them in the source, stop at
-    /// the first, as `TryStreamExt` does.
+    /// Each item yields its own result, and an error ends nothing. Once the
+    /// micro-batcher is closed and the results that are due have been yielded,
+    /// the items that are left are pulled one by one, and each yields
+    /// [`JobError::Closed`]. Who stops at the first, as `TryStreamExt` does,
+    /// leaves those behind it in the source.
     ///
     /// # Panics
     ///
@@ -380,7 +381,10 @@ where
             let place = this.place.take();
             let mut place = place.unwrap_or_else(|| this.micro_batch.claim());
             let reserved = match place.poll(cx) {
-                Poll::Ready(granted) => granted.is_ok(),
+                Poll::Ready(Ok(())) => true,
+                // Closed. What is left is pulled when its error is asked for.
+                Poll::Ready(Err(_)) if this.on_the_way.len() > 0 || this.next.is_some() => break,
+                Poll::Ready(Err(_)) => false,
                 // No room is needed to hear that there is nothing left.
                 Poll::Pending if this.source.size_hint().1 == Some(0) => false,
                 Poll::Pending => {

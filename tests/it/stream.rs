@@ -503,12 +503,22 @@ async fn a_dead_loop_leaves_no_item_unanswered() {
 
 #[tokio::test(start_paused = true)]
 async fn stopping_at_the_first_error_leaves_the_source_alone() {
-    let jobs = idle(10);
-    jobs.shutdown().await.expect("nothing to drain");
-    let (source, pulled) = counted(stream::iter(0..100));
-    let results: Result<Vec<u64>, _> = jobs.submit_stream(source, 2).try_collect().await;
-    assert!(matches!(results, Err(JobError::Closed)));
-    assert!(pulled.load(Ordering::Relaxed) <= 2);
+    for adaptor in ADAPTORS {
+        let jobs = idle(2);
+        let (source, pulled) = counted(stream::iter(0..100));
+        let mut results = adaptor(&jobs, source, 50);
+        assert!(poll(&mut results).is_pending());
+        start(&jobs);
+        jobs.shutdown().await.expect("drained");
+        let mut done = Vec::new();
+        let stopped = results.try_for_each(|result| {
+            done.push(result);
+            std::future::ready(Ok(()))
+        });
+        assert!(matches!(stopped.await, Err(JobError::Closed)));
+        assert_eq!(done, [0, 1]);
+        assert_eq!(pulled.load(Ordering::Relaxed), 3); // the third said so
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -76,7 +76,7 @@ impl Wake for Wakes {
 #[tokio::test(start_paused = true)]
 async fn ready_then_call_and_oneshot() {
     let mut jobs = running();
-    let ready = ServiceExt::<u64>::ready(&mut jobs).await.expect("open");
+    let ready = jobs.ready().await.expect("open");
     let handle = ready.call(1);
     let (called, oneshot) = tokio::join!(handle, jobs.clone().oneshot(2));
     assert_eq!((called.expect("done"), oneshot.expect("done")), (1, 2));
@@ -144,7 +144,7 @@ async fn submitters_and_services_stand_in_one_line() {
     assert!((&mut behind).now_or_never().is_none());
 
     start(&jobs);
-    let ready = ServiceExt::<u64>::ready(&mut service).await.expect("open");
+    let ready = service.ready().await.expect("open");
     assert!(before.accepted().now_or_never().is_some());
     assert!(behind.accepted().now_or_never().is_none());
     assert_eq!(ready.call(4).await.expect("done"), 4);
@@ -259,7 +259,7 @@ async fn closed_is_the_services_error() {
     let (mut ready, mut waiting, mut fresh) = (jobs.clone(), jobs.clone(), jobs.clone());
     assert!(is_ready(&mut ready));
     let waiting = tokio::spawn(async move {
-        let ready = ServiceExt::<u64>::ready(&mut waiting).await;
+        let ready = waiting.ready().await;
         ready.map(|_| ()).expect_err("closed")
     });
     settle().await;
@@ -308,7 +308,7 @@ async fn a_failed_batch_is_its_callers_error_and_leaves_the_service_ready() {
     let moody = |jobs: Vec<u64>| async move { if jobs[0] == 0 { Err("no") } else { Ok(jobs) } };
     let mut jobs = MicroBatch::new_running(CancellationToken::new(), moody);
     for (job, done) in [(0, false), (1, true)] {
-        let ready = ServiceExt::<u64>::ready(&mut jobs).await.expect("open");
+        let ready = jobs.ready().await.expect("open");
         assert_eq!(ready.call(job).await.is_ok(), done);
     }
 }
