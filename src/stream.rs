@@ -7,8 +7,8 @@
 //! - An item is pulled only into room that was reserved for it, or once there
 //!   will never be room again.
 //! - Room is held only while the source is being polled, and a place in line
-//!   only while the stream waits for it. So neither a slow source nor a slow
-//!   consumer keeps others from the queue.
+//!   only while a poll has said that the stream waits. So neither a slow source
+//!   nor a consumer busy with a result keeps others from the queue.
 
 mod slots;
 
@@ -38,7 +38,10 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     ///
     /// The stream holds a clone of this `MicroBatch`. It ends when the source
     /// has ended and every result is yielded. Like all streams it does nothing
-    /// unless polled, and while it is not polled it keeps no room.
+    /// unless polled. Between a result and the next poll it holds neither room
+    /// nor a place in line; but one that was polled, waits for room and is then
+    /// left alone keeps its place, and in the end the room, until it is polled
+    /// again or dropped.
     ///
     /// # Errors
     ///
