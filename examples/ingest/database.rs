@@ -11,8 +11,12 @@ use crate::record::{COLUMNS, Column, Kind, Record};
 /// How long to wait for another process to release its lock.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// More than SQLite logs before it makes a checkpoint and starts over.
-const LOG_BYTES: u32 = 8 << 20;
+/// How many pages of 4 KiB are logged before they are copied into the database
+/// and the log starts over. Commits wait for that, so it should be rare.
+const CHECKPOINT_PAGES: u32 = 4000;
+
+/// More than is ever logged.
+const LOG_BYTES: u32 = 24 << 20;
 
 pub(crate) struct Database {
     connection: Connection,
@@ -76,6 +80,7 @@ impl Database {
         if mode != "wal" {
             return Err(DatabaseError("it cannot have a write-ahead log".into()));
         }
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         connection.pragma_update(None, "synchronous", "full")?;
         // Where a plain fsync stops at the disk's own cache, as on macOS.
         connection.pragma_update(None, "fullfsync", true)?;
