@@ -1,40 +1,28 @@
 //! Batches that hold one key each.
 //!
 //! Every key that has jobs has a micro-batcher of its own, so all that is
-//! promised of one holds for each key. What is added here is who owns them and
-//! who may process.
-//!
-//! # Invariants
-//!
-//! - A key's ticket is held by its jobs, and for a moment by those who submit
-//!   one. It is dropped with the last of them, and not before its batch is
-//!   processed; its drop removes the key, and that ends the key's loop.
-//! - A line whose ticket is gone is replaced, never revived; a ticket removes
-//!   the line that it was made for, and no other.
-//! - Whoever finds the hub `alive`, under the lock, has its loop counted from
-//!   then on, so a stop waits for it.
-//! - No code of the user's but that of keys runs under the lock.
+//! promised of one holds for each key. What is added is who owns them, in
+//! `hub`, and whose turn it is to process.
 
-use std::collections::HashMap;
+mod hub;
+
 use std::error::Error;
 use std::fmt;
 use std::hash::Hash;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
 
-use futures::future::join_all;
-use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use crate::builder::MicroBatchBuilder;
-use crate::error::{BuildError, JobError, ShutdownTimeout, StartError, TrySubmitError};
+use crate::error::{BuildError, JobError, ShutdownTimeout, TrySubmitError};
 use crate::job::JobHandle;
 use crate::micro_batch::MicroBatch;
 use crate::panics::message;
 use crate::processor::BatchProcessor;
 use crate::storage::BatchStorage;
+
+use hub::{Factory, Hub, Ticket};
 
 /// Groups jobs into batches that hold one key each: a tenant, a table, a shard.
 ///
@@ -44,7 +32,8 @@ use crate::storage::BatchStorage;
 /// flight, and under it keys take turns: a key with a million jobs holds
 /// another one up by its share of batches, and no more.
 ///
-/// A key costs memory while it has jobs, and nothing afterwards.
+/// A key costs a loop and some kilobytes while it has jobs, and nothing
+/// afterwards.
 ///
 /// Cheap to clone; dropping the last one stops all keys as
 /// [`shutdown`](Self::shutdown) does, without waiting.
@@ -72,6 +61,15 @@ use crate::storage::BatchStorage;
 /// ```
 pub struct Keyed<K, J, R> {
     owner: Arc<Owner<K, J, R>>,
+}
+
+/// What the users share, and by whose drop the keys are stopped.
+struct Owner<K, J, R>(Arc<Hub<K, J, R>>);
+
+impl<K, J, R> Drop for Owner<K, J, R> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// Processes a whole batch of jobs that have the same key.
@@ -162,6 +160,11 @@ where
         }
     }
 
+    fn run(make: Factory<K, J, R>, cancel: &CancellationToken) -> Self {
+        let owner = Arc::new(Owner(Hub::new(make, cancel)));
+        Self { owner }
+    }
+
     /// Submits a job, and returns a handle that resolves to its result.
     ///
     /// It is as [`MicroBatch::submit`], with a queue for each key: a full one
@@ -225,14 +228,7 @@ where
     /// Once polled, the flush goes on by itself.
     pub fn flush(&self) -> impl Future<Output = ()> + Send + 'static + use<K, J, R> {
         let hub = Arc::clone(&self.owner.0);
-        async move {
-            let flushes: Vec<_> = {
-                let lines = hub.lock();
-                let flush = |line: &Line<K, J, R>| line.micro_batch.flush();
-                lines.keys.values().map(flush).collect()
-            };
-            join_all(flushes).await;
-        }
+        async move { hub.flush().await }
     }
 
     /// Stops: refuses jobs, drains those accepted, of all keys, without waiting
@@ -256,23 +252,21 @@ where
     ) -> impl Future<Output = Result<(), ShutdownTimeout>> + Send + 'static + use<K, J, R> {
         let owner = Arc::clone(&self.owner);
         async move {
-            let hub = &owner.0;
-            hub.close();
-            hub.ended.cancelled().await;
-            hub.lock().timeout.map_or(Ok(()), Err)
+            owner.0.close();
+            owner.0.drained().await
         }
     }
 
     /// Returns whether jobs are no longer accepted.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.owner.0.stop.is_cancelled()
+        self.owner.0.is_closed()
     }
 
     /// Returns how many keys have jobs now.
     #[must_use]
     pub fn live_keys(&self) -> usize {
-        self.owner.0.lock().keys.len()
+        self.owner.0.live_keys()
     }
 }
 
@@ -288,8 +282,8 @@ impl<K, J, R> fmt::Debug for Keyed<K, J, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hub = &self.owner.0;
         f.debug_struct("Keyed")
-            .field("live_keys", &hub.lock().keys.len())
-            .field("closed", &hub.stop.is_cancelled())
+            .field("live_keys", &hub.live_keys())
+            .field("closed", &hub.is_closed())
             .finish_non_exhaustive()
     }
 }
@@ -425,7 +419,7 @@ pub struct KeyedJob<K, J> {
 impl<K, J> KeyedJob<K, J> {
     /// Returns the key that the job was submitted under.
     pub fn key(&self) -> &K {
-        &self.ticket.key
+        self.ticket.key()
     }
 
     /// Returns the job.
@@ -467,198 +461,12 @@ where
         let jobs = entries.into_iter().map(|entry| entry.job).collect();
         // The semaphore is never closed, so this is a turn.
         let _turn = self.0.turns.acquire().await;
-        self.0.processor.process(ticket.key.clone(), jobs).await
+        self.0.processor.process(ticket.key().clone(), jobs).await
     }
 }
 
 impl<P> fmt::Debug for PerKey<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PerKey").finish_non_exhaustive()
-    }
-}
-
-/// Keeps a key alive. Its drop removes the key.
-struct Ticket<K> {
-    key: K,
-    hub: Arc<dyn Leave<K>>,
-}
-
-impl<K> Drop for Ticket<K> {
-    fn drop(&mut self) {
-        self.hub.leave(self);
-    }
-}
-
-/// The hub as a ticket sees it, free of the bounds of its methods, which a
-/// `Drop` may not have.
-trait Leave<K>: Send + Sync {
-    fn leave(&self, ticket: &Ticket<K>);
-}
-
-/// What the users share, and by whose drop the keys are stopped.
-struct Owner<K, J, R>(Arc<Hub<K, J, R>>);
-
-impl<K, J, R> Drop for Owner<K, J, R> {
-    fn drop(&mut self) {
-        self.0.close();
-    }
-}
-
-type Factory<K, J, R> =
-    Box<dyn Fn() -> Result<MicroBatch<KeyedJob<K, J>, R>, BuildError> + Send + Sync>;
-
-/// All keys that have jobs.
-struct Hub<K, J, R> {
-    make: Factory<K, J, R>,
-    runtime: Handle,
-    /// Stops all loops.
-    stop: CancellationToken,
-    /// Cancelled when the last loop has ended after a stop.
-    ended: CancellationToken,
-    lines: Mutex<Lines<K, J, R>>,
-}
-
-struct Lines<K, J, R> {
-    keys: HashMap<K, Line<K, J, R>>,
-    /// Shared with every loop; the last to drop it cancels `ended`. Gone once
-    /// stopped.
-    alive: Option<Arc<DropGuard>>,
-    /// The sum of those of all loops.
-    timeout: Option<ShutdownTimeout>,
-}
-
-struct Line<K, J, R> {
-    ticket: Weak<Ticket<K>>,
-    micro_batch: MicroBatch<KeyedJob<K, J>, R>,
-}
-
-/// A key's micro-batcher, and what keeps it.
-type Entered<K, J, R> = (MicroBatch<KeyedJob<K, J>, R>, Arc<Ticket<K>>);
-
-impl<K, J, R> Hub<K, J, R> {
-    fn lock(&self) -> MutexGuard<'_, Lines<K, J, R>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn close(&self) {
-        self.stop.cancel();
-        let alive = self.lock().alive.take();
-        drop(alive);
-    }
-}
-
-impl<K, J, R> Keyed<K, J, R>
-where
-    K: Clone + Eq + Hash + Send + Sync + 'static,
-    J: Send + 'static,
-    R: Send + 'static,
-{
-    fn run(make: Factory<K, J, R>, cancel: &CancellationToken) -> Self {
-        let ended = CancellationToken::new();
-        let hub = Hub {
-            make,
-            runtime: Handle::current(),
-            stop: cancel.child_token(),
-            ended: ended.clone(),
-            lines: Mutex::new(Lines {
-                keys: HashMap::new(),
-                alive: Some(Arc::new(ended.drop_guard())),
-                timeout: None,
-            }),
-        };
-        let owner = Arc::new(Owner(Arc::new(hub)));
-        Self { owner }
-    }
-}
-
-impl<K, J, R> Hub<K, J, R>
-where
-    K: Clone + Eq + Hash + Send + Sync + 'static,
-    J: Send + 'static,
-    R: Send + 'static,
-{
-    /// Returns the key's micro-batcher, made and started if it has none.
-    fn enter(self: &Arc<Self>, key: K) -> Result<Entered<K, J, R>, JobError> {
-        if let Some(found) = self.find(&self.lock(), &key)? {
-            return Ok(found);
-        }
-        // Without the lock, because it calls the user's code.
-        let made = catch_unwind(AssertUnwindSafe(|| (self.make)()));
-        let made = made.map_err(|panic| JobError::Panicked(message(&*panic)))?;
-        // The same options were found to be good before, unless they change.
-        let micro_batch = made.map_err(|error| JobError::Failed(Arc::new(error)))?;
-        let ticket = Arc::new(Ticket {
-            key: key.clone(),
-            hub: Arc::clone(self) as Arc<dyn Leave<K>>,
-        });
-        let line = Line {
-            ticket: Arc::downgrade(&ticket),
-            micro_batch: micro_batch.clone(),
-        };
-        let mut lines = self.lock();
-        let found = self.find(&lines, &key);
-        let alive = match (found, &lines.alive) {
-            (Ok(None), Some(alive)) => Arc::clone(alive),
-            // Somebody was faster, with a line or a stop.
-            (found, _) => {
-                drop(lines);
-                return found?.ok_or(JobError::Closed);
-            }
-        };
-        let replaced = lines.keys.insert(key, line);
-        drop(lines);
-        drop(replaced);
-        let hub = Arc::clone(self);
-        let run = micro_batch.start(self.stop.clone());
-        self.runtime.spawn(async move {
-            let _alive = alive;
-            if let Err(StartError::ShutdownTimeout(timeout)) = run.await {
-                hub.time_out(timeout);
-            }
-        });
-        Ok((micro_batch, ticket))
-    }
-
-    /// Returns the key's micro-batcher if it has one.
-    fn find(&self, lines: &Lines<K, J, R>, key: &K) -> Result<Option<Entered<K, J, R>>, JobError> {
-        if self.stop.is_cancelled() {
-            return Err(JobError::Closed);
-        }
-        Ok(lines.keys.get(key).and_then(|line| {
-            let ticket = line.ticket.upgrade()?;
-            Some((line.micro_batch.clone(), ticket))
-        }))
-    }
-
-    fn time_out(&self, timeout: ShutdownTimeout) {
-        let mut lines = self.lock();
-        let sum = lines
-            .timeout
-            .get_or_insert(ShutdownTimeout { abandoned: 0 });
-        sum.abandoned += timeout.abandoned;
-    }
-}
-
-impl<K, J, R> Leave<K> for Hub<K, J, R>
-where
-    K: Clone + Eq + Hash + Send + Sync + 'static,
-    J: Send + 'static,
-    R: Send + 'static,
-{
-    fn leave(&self, ticket: &Ticket<K>) {
-        let mut lines = self.lock();
-        let keys = &mut lines.keys;
-        // The line holds on to the ticket's memory, so no other is there.
-        let own = |line: &Line<K, J, R>| ptr::eq(line.ticket.as_ptr(), ticket);
-        if !keys.get(&ticket.key).is_some_and(own) {
-            return;
-        }
-        let left = keys.remove_entry(&ticket.key);
-        // Of a flood of keys no memory is left either.
-        if keys.capacity() > 64 && keys.len() < keys.capacity() / 4 {
-            keys.shrink_to(keys.len() * 2);
-        }
-        drop(lines);
-        drop(left);
     }
 }

@@ -3,46 +3,30 @@
 //! A job's slot travels with the job, inside the micro-batcher, and sees to it
 //! that the job is found wherever it ends: in a batch, with its outcome, or by
 //! being dropped, as abandoned. So nothing has to be told of withdrawals, stops
-//! and storages that drop jobs.
-//!
-//! # Invariants
-//!
-//! - An id is in `live` from before its job is submitted until after its
-//!   outcome is in `finished`, and whoever asks looks into `live` first. So an
-//!   id that is known is never missed in between, and its states go forward
-//!   only.
-//! - Who puts an id into `live` submits its job; all others who come with the
-//!   id wait for that job. `finished` is asked with the id claimed, when nobody
-//!   else can put it there or take it up again.
-//! - A claim is invisible until the job is accepted, or waits for room, so a
-//!   refusal leaves no trace.
-//! - No code of the user's but that of ids runs under the lock.
+//! and storages that drop jobs. Where jobs are found is the `board`.
+
+mod board;
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
 use tokio_util::sync::CancellationToken;
 
 use crate::builder::MicroBatchBuilder;
 use crate::error::{BuildError, JobError, ShutdownTimeout, StartError, TrySubmitError};
-use crate::job::{JobHandle, Reply};
+use crate::job::JobHandle;
 use crate::micro_batch::MicroBatch;
 use crate::panics::message;
 use crate::processor::BatchProcessor;
 use crate::report::Stats;
 use crate::storage::{BatchStorage, MemoryStorage};
 
-/// The cache refuses an age of a thousand years; nobody will miss the rest.
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+use board::{Board, Slot, finish};
 
 /// A micro-batcher whose jobs have ids, by which anyone finds how a job stands:
 /// for results that are asked for later, and for requests that may be sent
@@ -262,14 +246,7 @@ where
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        match self.board.stage(id) {
-            Some(SUBMITTED) => Some(JobStatus::Submitted),
-            Some(PROCESSING) => Some(JobStatus::Processing),
-            _ => {
-                let outcome = self.board.finished.get(id)?;
-                Some(JobStatus::Completed((*outcome).clone()))
-            }
-        }
+        self.board.status(id)
     }
 
     /// Ends the retention of a finished job, so that its id is free for another
@@ -297,13 +274,7 @@ where
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        if matches!(self.board.stage(id), Some(SUBMITTED | PROCESSING)) {
-            return false;
-        }
-        // `remove` would find an entry that is too old to be found.
-        let found = self.board.finished.contains_key(id);
-        self.board.finished.invalidate(id);
-        found
+        self.board.forget(id)
     }
 
     /// Flushes everything accepted so far, as [`MicroBatch::flush`] does.
@@ -506,7 +477,7 @@ pub struct TrackedJob<K, J, R> {
 impl<K, J, R> TrackedJob<K, J, R> {
     /// Returns the id that the job was submitted under.
     pub fn id(&self) -> &K {
-        &self.slot.record.id
+        self.slot.id()
     }
 
     /// Returns the job.
@@ -540,9 +511,7 @@ where
     async fn process(&self, entries: Vec<TrackedJob<K, J, R>>) -> Result<Vec<R>, JobError> {
         let entries = entries.into_iter().map(|entry| (entry.slot, entry.job));
         let (slots, jobs): (Vec<_>, Vec<_>) = entries.unzip();
-        for slot in &slots {
-            slot.record.stage.store(PROCESSING, Ordering::Release);
-        }
+        slots.iter().for_each(Slot::process);
         // What the micro-batcher would make of it, only earlier: before the
         // callers hear.
         let outcome = AssertUnwindSafe(async {
@@ -570,263 +539,4 @@ where
             }
         }
     }
-}
-
-type Outcome<R> = Arc<Result<R, JobError>>;
-
-/// Completes the jobs of a batch.
-fn finish<K, R>(slots: Vec<Slot<K, R>>, outcomes: impl Iterator<Item = Result<R, JobError>>) {
-    let Some(first) = slots.first() else {
-        return;
-    };
-    let ledger = Arc::clone(&first.ledger);
-    let records = slots.into_iter().map(Slot::resolve);
-    ledger.finish(records.zip(outcomes.map(Arc::new)).collect());
-}
-
-/// Submitted by its claim alone; not seen by others.
-const CLAIMED: u8 = 0;
-const SUBMITTED: u8 = 1;
-const PROCESSING: u8 = 2;
-/// Dropped before the submission was settled, which then decides what that
-/// means.
-const DROPPED: u8 = 3;
-
-/// What a claim, a job's slot and the board have in common.
-struct Record<K> {
-    id: K,
-    stage: AtomicU8,
-}
-
-impl<K> Record<K> {
-    /// Leaves the state of a claim, unless somebody else was faster.
-    fn leave_claim(&self, to: u8) -> Result<u8, u8> {
-        let order = (Ordering::AcqRel, Ordering::Acquire);
-        self.stage.compare_exchange(CLAIMED, to, order.0, order.1)
-    }
-}
-
-/// A claim, and the slot for the job that it is for.
-type Claimed<'a, K, R> = (Claim<'a, K, R>, Slot<K, R>);
-
-/// The right to submit the job of an id.
-struct Claim<'a, K, R>
-where
-    K: Clone + Eq + Hash + Send + Sync + 'static,
-    R: Clone + Send + Sync + 'static,
-{
-    board: &'a Board<K, R>,
-    record: Arc<Record<K>>,
-    settled: bool,
-}
-
-impl<K, R> Claim<'_, K, R>
-where
-    K: Clone + Eq + Hash + Send + Sync + 'static,
-    R: Clone + Send + Sync + 'static,
-{
-    /// Gives the claim up, for this outcome.
-    fn release(mut self, outcome: &Result<R, JobError>) {
-        self.settled = true;
-        self.board.release(&self.record.id, outcome);
-    }
-
-    /// Says what became of the submission.
-    fn settle(mut self, refused: Option<JobError>) {
-        if let Some(error) = refused {
-            return self.release(&Err(error));
-        }
-        self.settled = true;
-        if self.record.leave_claim(SUBMITTED) == Err(DROPPED) {
-            let abandoned = Arc::new(Err(JobError::Abandoned));
-            self.board
-                .finish(vec![(Arc::clone(&self.record), abandoned)]);
-        }
-    }
-}
-
-impl<K, R> Drop for Claim<'_, K, R>
-where
-    K: Clone + Eq + Hash + Send + Sync + 'static,
-    R: Clone + Send + Sync + 'static,
-{
-    fn drop(&mut self) {
-        // The submission panicked: in the drop of a job that was refused.
-        if !self.settled {
-            let abandoned = Err(JobError::Abandoned);
-            self.board.release(&self.record.id, &abandoned);
-        }
-    }
-}
-
-/// What a job owes the board. Dropping it completes the job as abandoned.
-struct Slot<K, R> {
-    record: Arc<Record<K>>,
-    ledger: Arc<dyn Ledger<K, R>>,
-    resolved: bool,
-}
-
-impl<K, R> Slot<K, R> {
-    fn resolve(mut self) -> Arc<Record<K>> {
-        self.resolved = true;
-        Arc::clone(&self.record)
-    }
-}
-
-impl<K, R> Drop for Slot<K, R> {
-    fn drop(&mut self) {
-        if !self.resolved && self.record.leave_claim(DROPPED).is_err() {
-            let abandoned = Arc::new(Err(JobError::Abandoned));
-            self.ledger
-                .finish(vec![(Arc::clone(&self.record), abandoned)]);
-        }
-    }
-}
-
-/// The board as a slot sees it, free of the bounds of its methods, which a
-/// `Drop` may not have.
-trait Ledger<K, R>: Send + Sync {
-    fn finish(&self, finished: Vec<(Arc<Record<K>>, Outcome<R>)>);
-}
-
-/// Where everybody finds how a job stands.
-struct Board<K, R> {
-    live: Mutex<HashMap<K, Live<K, R>>>,
-    finished: Cache<K, Outcome<R>>,
-}
-
-struct Live<K, R> {
-    record: Arc<Record<K>>,
-    /// Those who came with the same id.
-    others: Vec<Reply<R>>,
-}
-
-impl<K, R> Board<K, R>
-where
-    K: Clone + Eq + Hash + Send + Sync + 'static,
-    R: Clone + Send + Sync + 'static,
-{
-    fn new(jobs: usize, age: Duration) -> Arc<Self> {
-        // Not the default policy, which may prefer what it has to what is new.
-        let cache = Cache::builder()
-            .max_capacity(jobs as u64)
-            .eviction_policy(EvictionPolicy::lru());
-        let cache = if age < FOR_EVER {
-            cache.time_to_live(age)
-        } else {
-            cache
-        };
-        Arc::new(Self {
-            live: Mutex::default(),
-            finished: cache.build(),
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, Live<K, R>>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Claims an id for a job of the caller's, or joins those who wait for it.
-    fn claim(self: &Arc<Self>, id: K) -> Result<Claimed<'_, K, R>, JobHandle<R>> {
-        let key = id.clone();
-        let record = Arc::new(Record {
-            id,
-            stage: AtomicU8::new(CLAIMED),
-        });
-        let live = Live {
-            record: Arc::clone(&record),
-            others: Vec::new(),
-        };
-        let mut all = self.lock();
-        if let Some(found) = all.get_mut(&key) {
-            let handle = found.join();
-            drop(all);
-            return Err(handle);
-        }
-        all.insert(key, live);
-        drop(all);
-        let claim = Claim {
-            board: self,
-            record: Arc::clone(&record),
-            settled: false,
-        };
-        if let Some(outcome) = self.finished.get(&record.id) {
-            let (reply, receipt) = Reply::new();
-            answer(reply, &outcome);
-            claim.release(&outcome);
-            return Err(receipt.accepted());
-        }
-        let slot = Slot {
-            record,
-            ledger: Arc::clone(self) as Arc<dyn Ledger<K, R>>,
-            resolved: false,
-        };
-        Ok((claim, slot))
-    }
-
-    /// Gives up a claim, and answers those who joined it.
-    fn release(&self, id: &K, outcome: &Result<R, JobError>) {
-        let live = self.lock().remove_entry(id);
-        for reply in live.into_iter().flat_map(|(_, live)| live.others) {
-            answer(reply, outcome);
-        }
-    }
-
-    fn stage<Q>(&self, id: &Q) -> Option<u8>
-    where
-        K: Borrow<Q>,
-        Q: Eq + Hash + ?Sized,
-    {
-        let all = self.lock();
-        Some(all.get(id)?.record.stage.load(Ordering::Acquire))
-    }
-}
-
-impl<K, R> Ledger<K, R> for Board<K, R>
-where
-    K: Clone + Eq + Hash + Send + Sync + 'static,
-    R: Clone + Send + Sync + 'static,
-{
-    fn finish(&self, finished: Vec<(Arc<Record<K>>, Outcome<R>)>) {
-        for (record, outcome) in &finished {
-            let outcome = Arc::clone(outcome);
-            self.finished.insert(record.id.clone(), outcome);
-        }
-        // Only now, so that whoever does not find a job here finds it there.
-        let mut all = self.lock();
-        let records = finished.iter().map(|(record, _)| record);
-        let left: Vec<_> = records.map(|record| all.remove_entry(&record.id)).collect();
-        drop(all);
-        // The cache puts its housekeeping off, and holds too much until then.
-        self.finished.run_pending_tasks();
-        for ((_, outcome), left) in finished.iter().zip(left) {
-            for reply in left.into_iter().flat_map(|(_, live)| live.others) {
-                answer(reply, outcome);
-            }
-        }
-    }
-}
-
-impl<K, R> Live<K, R> {
-    /// Returns a handle for one who came with the same id.
-    fn join(&mut self) -> JobHandle<R> {
-        let others = &mut self.others;
-        if others.len() == others.capacity() {
-            // Those who have gone make room for those who come, so that asking
-            // again and again costs nothing. At least half of it is free then,
-            // so this pays for itself.
-            others.retain(|reply| !reply.is_unwanted());
-            if others.len() > others.capacity() / 2 {
-                others.reserve(others.capacity());
-            }
-        }
-        let (reply, receipt) = Reply::new();
-        others.push(reply);
-        receipt.accepted()
-    }
-}
-
-fn answer<R: Clone>(reply: Reply<R>, outcome: &Result<R, JobError>) {
-    let answer = catch_unwind(AssertUnwindSafe(|| outcome.clone()));
-    reply.send(answer.unwrap_or_else(|panic| Err(JobError::Panicked(message(&*panic)))));
 }

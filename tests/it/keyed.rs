@@ -748,3 +748,36 @@ async fn jobs_of_keys_may_be_tracked() {
     batches.sort_unstable();
     assert_eq!(batches, [("even", vec![0, 2, 4]), ("odd", vec![1, 3, 5])]);
 }
+
+/// The loop of a key that falls idle ends, and its last batch is not quite over
+/// then. It once was given up where that took longer than a stop may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_falls_idle_gives_its_last_batch_all_the_time() {
+    fn block() {
+        // It takes the place of the loop, which would be next on this thread,
+        // so that another thread takes the loop up.
+        tokio::spawn(async {});
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    #[derive(Debug)]
+    struct Slow;
+    impl From<Slow> for Box<dyn std::error::Error + Send + Sync> {
+        fn from(Slow: Slow) -> Self {
+            block();
+            "slow".into()
+        }
+    }
+    let builder = Keyed::builder(|key: u8, jobs: Vec<u8>| async move {
+        if key == 0 { Err(Slow) } else { Ok(jobs) }
+    });
+    let keyed = running(builder.options(|options| {
+        options
+            .flush_when_idle(true)
+            .shutdown_timeout(Duration::from_millis(1))
+            .on_batch(|_| block())
+    }));
+    let failed = keyed.submit(0, 1).await;
+    assert!(matches!(failed, Err(JobError::Failed(_))), "{failed:?}");
+    assert_eq!(keyed.submit(1, 1).await.unwrap(), 1);
+    assert_eq!(keyed.shutdown().await, Ok(()));
+}

@@ -1,0 +1,380 @@
+//! Where everybody finds how a job stands.
+//!
+//! # Invariants
+//!
+//! - An id is in `live` from before its job is submitted until after its
+//!   outcome is in `finished`, and whoever asks looks into `live` first. So an
+//!   id that is known is never missed in between, and its states go forward
+//!   only.
+//! - Who puts an id into `live` submits its job; all others who come with the
+//!   id wait for that job. `finished` is asked with the id claimed, when nobody
+//!   else can put it there or take it up again.
+//! - A claim is invisible until the job is accepted, or waits for room, so a
+//!   refusal leaves no trace.
+//! - No code of the user's but that of ids runs under the lock.
+
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+
+use super::JobStatus;
+use crate::batch::message;
+use crate::error::JobError;
+use crate::job::{JobHandle, Reply};
+
+/// The cache refuses an age of a thousand years; nobody will miss the rest.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+pub(super) struct Board<K, R> {
+    live: Mutex<HashMap<K, Live<K, R>>>,
+    finished: Cache<K, Outcome<R>>,
+}
+
+type Outcome<R> = Arc<Result<R, JobError>>;
+
+struct Live<K, R> {
+    record: Arc<Record<K>>,
+    /// Those who came with the same id.
+    others: Vec<Reply<R>>,
+}
+
+impl<K, R> Board<K, R>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    R: Clone + Send + Sync + 'static,
+{
+    pub(super) fn new(jobs: usize, age: Duration) -> Arc<Self> {
+        // Not the default policy, which may prefer what it has to what is new.
+        let cache = Cache::builder()
+            .max_capacity(jobs as u64)
+            .eviction_policy(EvictionPolicy::lru());
+        let cache = if age < FOR_EVER {
+            cache.time_to_live(age)
+        } else {
+            cache
+        };
+        Arc::new(Self {
+            live: Mutex::default(),
+            finished: cache.build(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Live<K, R>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Claims an id for a job of the caller's, or joins those who wait for it.
+    pub(super) fn claim(self: &Arc<Self>, id: K) -> Result<Claimed<'_, K, R>, JobHandle<R>> {
+        let key = id.clone();
+        let record = Arc::new(Record {
+            id,
+            stage: AtomicU8::new(CLAIMED),
+        });
+        let live = Live {
+            record: Arc::clone(&record),
+            others: Vec::new(),
+        };
+        let mut all = self.lock();
+        if let Some(found) = all.get_mut(&key) {
+            let handle = found.join();
+            drop(all);
+            return Err(handle);
+        }
+        all.insert(key, live);
+        drop(all);
+        let claim = Claim {
+            board: self,
+            record: Arc::clone(&record),
+            settled: false,
+        };
+        if let Some(outcome) = self.finished.get(&record.id) {
+            let (reply, receipt) = Reply::new();
+            answer(reply, &outcome);
+            claim.release(&outcome);
+            return Err(receipt.accepted());
+        }
+        let slot = Slot {
+            record,
+            ledger: Arc::clone(self) as Arc<dyn Ledger<K, R>>,
+            resolved: false,
+        };
+        Ok((claim, slot))
+    }
+
+    /// Gives up a claim, and answers those who joined it.
+    fn release(&self, id: &K, outcome: &Result<R, JobError>) {
+        let live = self.lock().remove_entry(id);
+        for reply in live.into_iter().flat_map(|(_, live)| live.others) {
+            answer(reply, outcome);
+        }
+    }
+
+    pub(super) fn status<Q>(&self, id: &Q) -> Option<JobStatus<R>>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        match self.stage(id) {
+            Some(SUBMITTED) => Some(JobStatus::Submitted),
+            Some(PROCESSING) => Some(JobStatus::Processing),
+            // Of a claim there is nothing to tell, but of the job before it.
+            _ => {
+                let outcome = self.finished.get(id)?;
+                Some(JobStatus::Completed((*outcome).clone()))
+            }
+        }
+    }
+
+    /// Ends the retention of a finished job, if there is one.
+    pub(super) fn forget<Q>(&self, id: &Q) -> bool
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        if matches!(self.stage(id), Some(SUBMITTED | PROCESSING)) {
+            return false;
+        }
+        // `remove` would find an entry that is too old to be found.
+        let found = self.finished.contains_key(id);
+        self.finished.invalidate(id);
+        found
+    }
+
+    fn stage<Q>(&self, id: &Q) -> Option<u8>
+    where
+        K: Borrow<Q>,
+        Q: Eq + Hash + ?Sized,
+    {
+        let all = self.lock();
+        Some(all.get(id)?.record.stage.load(Ordering::Acquire))
+    }
+}
+
+impl<K, R> Ledger<K, R> for Board<K, R>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    R: Clone + Send + Sync + 'static,
+{
+    fn finish(&self, finished: Vec<(Arc<Record<K>>, Outcome<R>)>) {
+        for (record, outcome) in &finished {
+            let outcome = Arc::clone(outcome);
+            self.finished.insert(record.id.clone(), outcome);
+        }
+        // Only now, so that whoever does not find a job here finds it there.
+        let mut all = self.lock();
+        let records = finished.iter().map(|(record, _)| record);
+        let left: Vec<_> = records.map(|record| all.remove_entry(&record.id)).collect();
+        // Of a flood of jobs no memory is left.
+        if all.capacity() > 64 && all.len() < all.capacity() / 4 {
+            let len = all.len();
+            all.shrink_to(len * 2);
+        }
+        drop(all);
+        // The cache puts its housekeeping off, and holds too much until then.
+        self.finished.run_pending_tasks();
+        for ((_, outcome), left) in finished.iter().zip(left) {
+            for reply in left.into_iter().flat_map(|(_, live)| live.others) {
+                answer(reply, outcome);
+            }
+        }
+    }
+}
+
+/// Completes the jobs of a batch.
+pub(super) fn finish<K, R>(
+    slots: Vec<Slot<K, R>>,
+    outcomes: impl Iterator<Item = Result<R, JobError>>,
+) {
+    let Some(first) = slots.first() else {
+        return;
+    };
+    let ledger = Arc::clone(&first.ledger);
+    let records = slots.into_iter().map(Slot::resolve);
+    ledger.finish(records.zip(outcomes.map(Arc::new)).collect());
+}
+
+/// Submitted by its claim alone; not seen by others.
+const CLAIMED: u8 = 0;
+const SUBMITTED: u8 = 1;
+const PROCESSING: u8 = 2;
+/// Dropped before the submission was settled, which then decides what that
+/// means.
+const DROPPED: u8 = 3;
+
+/// What a claim, a job's slot and the board have in common.
+struct Record<K> {
+    id: K,
+    stage: AtomicU8,
+}
+
+impl<K> Record<K> {
+    /// Leaves the state of a claim, unless somebody else was faster.
+    fn leave_claim(&self, to: u8) -> Result<u8, u8> {
+        let order = (Ordering::AcqRel, Ordering::Acquire);
+        self.stage.compare_exchange(CLAIMED, to, order.0, order.1)
+    }
+}
+
+/// A claim, and the slot for the job that it is for.
+pub(super) type Claimed<'a, K, R> = (Claim<'a, K, R>, Slot<K, R>);
+
+/// The right to submit the job of an id.
+pub(super) struct Claim<'a, K, R>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    R: Clone + Send + Sync + 'static,
+{
+    board: &'a Board<K, R>,
+    record: Arc<Record<K>>,
+    settled: bool,
+}
+
+impl<K, R> Claim<'_, K, R>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    R: Clone + Send + Sync + 'static,
+{
+    /// Gives the claim up, for this outcome.
+    fn release(mut self, outcome: &Result<R, JobError>) {
+        self.settled = true;
+        self.board.release(&self.record.id, outcome);
+    }
+
+    /// Says what became of the submission.
+    pub(super) fn settle(mut self, refused: Option<JobError>) {
+        if let Some(error) = refused {
+            return self.release(&Err(error));
+        }
+        self.settled = true;
+        if self.record.leave_claim(SUBMITTED) == Err(DROPPED) {
+            let abandoned = Arc::new(Err(JobError::Abandoned));
+            self.board
+                .finish(vec![(Arc::clone(&self.record), abandoned)]);
+        }
+    }
+}
+
+impl<K, R> Drop for Claim<'_, K, R>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    R: Clone + Send + Sync + 'static,
+{
+    fn drop(&mut self) {
+        // The submission panicked. Where its job is gone, it was refused, and
+        // its drop panicked.
+        if !self.settled && self.record.leave_claim(SUBMITTED) == Err(DROPPED) {
+            let abandoned = Err(JobError::Abandoned);
+            self.board.release(&self.record.id, &abandoned);
+        }
+    }
+}
+
+/// What a job owes the board. Dropping it completes the job as abandoned.
+pub(super) struct Slot<K, R> {
+    record: Arc<Record<K>>,
+    ledger: Arc<dyn Ledger<K, R>>,
+    resolved: bool,
+}
+
+impl<K, R> Slot<K, R> {
+    pub(super) fn id(&self) -> &K {
+        &self.record.id
+    }
+
+    /// The processor has the job in hand.
+    pub(super) fn process(&self) {
+        self.record.stage.store(PROCESSING, Ordering::Release);
+    }
+
+    fn resolve(mut self) -> Arc<Record<K>> {
+        self.resolved = true;
+        Arc::clone(&self.record)
+    }
+}
+
+impl<K, R> Drop for Slot<K, R> {
+    fn drop(&mut self) {
+        if !self.resolved && self.record.leave_claim(DROPPED).is_err() {
+            let abandoned = Arc::new(Err(JobError::Abandoned));
+            self.ledger
+                .finish(vec![(Arc::clone(&self.record), abandoned)]);
+        }
+    }
+}
+
+/// The board as a slot sees it, free of the bounds of its methods, which a
+/// `Drop` may not have.
+trait Ledger<K, R>: Send + Sync {
+    fn finish(&self, finished: Vec<(Arc<Record<K>>, Outcome<R>)>);
+}
+
+impl<K, R> Live<K, R> {
+    /// Returns a handle for one who came with the same id.
+    fn join(&mut self) -> JobHandle<R> {
+        let others = &mut self.others;
+        if others.len() == others.capacity() {
+            // Those who have gone make room for those who come, so that asking
+            // again and again costs nothing. At least half of it is free then,
+            // so this pays for itself.
+            others.retain(|reply| !reply.is_unwanted());
+            if others.len() > others.capacity() / 2 {
+                others.reserve(others.capacity());
+            }
+        }
+        let (reply, receipt) = Reply::new();
+        others.push(reply);
+        receipt.accepted()
+    }
+}
+
+fn answer<R: Clone>(reply: Reply<R>, outcome: &Result<R, JobError>) {
+    let answer = catch_unwind(AssertUnwindSafe(|| outcome.clone()));
+    reply.send(answer.unwrap_or_else(|panic| Err(JobError::Panicked(message(&*panic)))));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_gave_up_make_room_for_those_who_come() {
+        let board = Board::<u32, u32>::new(1, FOR_EVER);
+        let Ok((claim, slot)) = board.claim(1) else {
+            panic!("it is free");
+        };
+        let room = || board.lock()[&1].others.capacity();
+        for _ in 0..1000 {
+            assert!(board.claim(1).is_err());
+        }
+        assert!(room() < 10, "{}", room());
+        let joined: Vec<_> = (0..1000).map(|_| board.claim(1).err()).collect();
+        assert!(room() < 4000, "{}", room());
+        claim.settle(None);
+        drop(slot);
+        for handle in joined.into_iter().flatten() {
+            assert!(handle.is_finished());
+        }
+    }
+
+    #[test]
+    fn a_flood_of_jobs_leaves_no_memory() {
+        let board = Board::<u32, u32>::new(1, FOR_EVER);
+        let flood: Vec<_> = (0..10_000)
+            .filter_map(|id| {
+                let (claim, slot) = board.claim(id).ok()?;
+                claim.settle(None);
+                Some(slot)
+            })
+            .collect();
+        assert!(board.lock().capacity() >= 10_000);
+        drop(flood);
+        assert!(board.lock().capacity() < 200);
+    }
+}
