@@ -18,7 +18,6 @@ use crate::builder::MicroBatchBuilder;
 use crate::error::{BuildError, JobError, ShutdownTimeout, TrySubmitError};
 use crate::job::JobHandle;
 use crate::micro_batch::MicroBatch;
-use crate::panics::message;
 use crate::processor::BatchProcessor;
 use crate::storage::BatchStorage;
 

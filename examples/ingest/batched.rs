@@ -1,13 +1,13 @@
 //! The pass this example is about: many callers, and a micro-batcher between
 //! them and the database.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use microbatch::{CancellationToken, MicroBatch};
 
 use crate::callers;
-use crate::database::Database;
-use crate::database_thread::DatabaseThread;
+use crate::database_thread;
 use crate::ledger::Ledger;
 use crate::options::Options;
 use crate::pass::{Method, Pass, Tally};
@@ -16,14 +16,14 @@ use crate::source::Source;
 pub(crate) async fn run(
     source: &Source,
     options: &Options,
-    database: Database,
+    path: &Path,
     ledger: Ledger,
     stop: &CancellationToken,
 ) -> anyhow::Result<Pass> {
     let tally = Arc::new(Mutex::new(Tally::default()));
     let hook = Arc::clone(&tally);
-    let (thread, ended) = DatabaseThread::spawn(database)?;
-    let inserts = MicroBatch::builder(thread)
+    let database = database_thread::spawn(path, Method::Batched.table()).await?;
+    let inserts = MicroBatch::builder(database)
         .max_batch_size(options.batch_size())
         .interval(options.interval())
         .flush_when_idle(options.idle)
@@ -39,7 +39,6 @@ pub(crate) async fn run(
     let callers = options.producers();
     let (ledger, took) = callers::run(source, callers, insert, ledger, stop).await?;
     inserts.shutdown().await?;
-    ended.wait().await?;
     let tally = tally.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Ok(Pass {
         method: Method::Batched,

@@ -114,17 +114,14 @@ fn load(
     method: Method,
     stop: &CancellationToken,
 ) -> anyhow::Result<(Pass, bool)> {
-    let database = Database::create(path, method.table())?;
+    drop(Database::create(path, method.table())?);
     // Ctrl-C stops everything, and a failure only its own pass.
     let halt = stop.child_token();
     let pass = match method {
-        Method::RowByRow => {
-            runtime.block_on(row_by_row::run(source, options, database, ledger, &halt))?
-        }
-        Method::Batched => {
-            runtime.block_on(batched::run(source, options, database, ledger, &halt))?
-        }
+        Method::RowByRow => runtime.block_on(row_by_row::run(source, options, path, ledger, &halt)),
+        Method::Batched => runtime.block_on(batched::run(source, options, path, ledger, &halt)),
     };
+    let pass = pass?;
     pass.ledger.refused.print("not stored");
     let wrong = check::run(source, path, &pass, stop.is_cancelled())?;
     wrong.print("wrong");

@@ -1,13 +1,13 @@
 //! The pass to compare with: the same database thread, and for every row a
 //! transaction of its own.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use microbatch::{BatchProcessor, CancellationToken, JobError};
 
 use crate::callers;
-use crate::database::Database;
-use crate::database_thread::DatabaseThread;
+use crate::database_thread;
 use crate::ledger::Ledger;
 use crate::options::Options;
 use crate::pass::{Method, Pass, Tally};
@@ -16,23 +16,22 @@ use crate::source::Source;
 pub(crate) async fn run(
     source: &Source,
     options: &Options,
-    database: Database,
+    path: &Path,
     ledger: Ledger,
     stop: &CancellationToken,
 ) -> anyhow::Result<Pass> {
-    let (thread, ended) = DatabaseThread::spawn(database)?;
+    let thread = database_thread::spawn(path, Method::RowByRow.table()).await?;
     let thread = Arc::new(thread);
     let insert = move |record| {
         let thread = Arc::clone(&thread);
         async move {
             let ids = thread.process(vec![record]).await;
             ids.map(|ids| ids[0])
-                .map_err(|error| JobError::Failed(Arc::from(Box::from(error))))
+                .map_err(|error| JobError::Failed(Arc::from(error)))
         }
     };
     let callers = options.row_by_row_callers();
     let (ledger, took) = callers::run(source, callers, insert, ledger, stop).await?;
-    ended.wait().await?;
     let tally = Tally {
         batches: ledger.stored,
         ..Tally::default()

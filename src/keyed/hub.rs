@@ -25,9 +25,9 @@ use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::KeyedJob;
-use crate::batch::message;
 use crate::error::{BuildError, JobError, ShutdownTimeout, StartError};
 use crate::micro_batch::MicroBatch;
+use crate::panics::message;
 
 pub(super) struct Hub<K, J, R> {
     make: Factory<K, J, R>,

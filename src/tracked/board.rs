@@ -25,9 +25,9 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use super::JobStatus;
-use crate::batch::message;
 use crate::error::JobError;
 use crate::job::{JobHandle, Reply};
+use crate::panics::message;
 
 /// The cache refuses an age of a thousand years; nobody will miss the rest.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
