@@ -1,6 +1,8 @@
 //! Size, order, and batches side by side (promises 2, 4, 6 and 7).
 
 use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use microbatch::{FlushReason, JobError, MicroBatch};
@@ -130,6 +132,29 @@ async fn batches_start_in_order_side_by_side_on_a_thread_pool() {
     results(handles).await;
     let started = gate.batches().concat();
     assert!(started.is_sorted(), "{started:?}");
+}
+
+/// Two tasks that take batches in order may still hand them to the processor in
+/// another, where each has a thread of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn batches_start_in_order_on_several_threads() {
+    let started = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&started);
+    let batcher = run(MicroBatch::builder(move |jobs: Vec<u32>| {
+        let turn = count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            for _ in 0..turn % 7 {
+                tokio::task::yield_now().await;
+            }
+            Ok::<_, String>(vec![turn; jobs.len()])
+        }
+    })
+    .max_batch_size(1)
+    .max_in_flight(4)
+    .queue_capacity(usize::MAX));
+    let turns = results(submit(&batcher, 0..20_000)).await;
+    let late = (0..).zip(turns).find(|(job, turn)| job != turn);
+    assert_eq!(late, None, "(job, turn)");
 }
 
 #[tokio::test(start_paused = true)]
@@ -262,7 +287,7 @@ async fn jobs_and_results_need_only_be_send() {
                 .collect(),
         )
     }));
-    let batcher = std::sync::Arc::new(batcher);
+    let batcher = Arc::new(batcher);
     let task = tokio::spawn(async move { batcher.submit(Cell::new(1)).await });
     let result = task.await.expect("no panic").expect("succeeds");
     assert_eq!(result.get(), 2);
