@@ -2,6 +2,7 @@
 
 mod faulty;
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use microbatch::{
@@ -152,6 +153,43 @@ async fn the_default_storage_may_be_wrapped() {
     results(handles).await;
     assert_eq!(gate.batches(), [vec![4, 5], vec![6, 1, 1], vec![10]]);
     assert_eq!(reports.weights(), [9, 8, 10]);
+}
+
+/// Takes jobs in by the dozen, and leaves what is beyond a dozen behind.
+#[derive(Default)]
+struct Bulk(Plain);
+
+impl BatchStorage<u32, u32> for Bulk {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn append(&mut self, job: Pending) {
+        self.0.append(job);
+    }
+
+    fn append_all(&mut self, jobs: &mut VecDeque<Pending>) {
+        let dozen = jobs.len().min(12);
+        self.0.0.extend(jobs.drain(..dozen));
+        assert!(jobs.len() < 20, "in append_all");
+    }
+
+    fn take(&mut self, max_jobs: usize, max_weight: usize) -> Vec<Pending> {
+        self.0.take(max_jobs, max_weight)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_bulk_append_leaves_behind_is_appended_one_by_one() {
+    // Ten, twenty, and fifty, at which it panics.
+    for jobs in [10, 20, 50] {
+        let gate = Gate::open();
+        let batcher = idle(MicroBatch::builder(gate.clone()).storage(Bulk::default()));
+        let handles = submit(&batcher, 0..jobs);
+        tokio::spawn(batcher.start(CancellationToken::new()));
+        assert!(results(handles).await.into_iter().eq(0..jobs));
+        assert!(gate.batches().concat().into_iter().eq(0..jobs));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -338,6 +338,44 @@ async fn a_storage_that_panics_when_counted_leaves_no_job_unanswered() {
     assert_eq!(answers.await.len(), 5);
 }
 
+/// What one batcher puts in, another may take out.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Plain>>);
+
+impl BatchStorage<u32, u32> for Shared {
+    fn len(&self) -> usize {
+        lock(&self.0).len()
+    }
+
+    fn append(&mut self, job: Pending) {
+        lock(&self.0).append(job);
+    }
+
+    fn take(&mut self, max_jobs: usize, max_weight: usize) -> Vec<Pending> {
+        lock(&self.0).take(max_jobs, max_weight)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storage_shared_by_two_batchers_mixes_up_no_results() {
+    let (gate, storage) = (Gate::open(), Shared::default());
+    let one = run(MicroBatch::builder(gate.clone()).storage(storage.clone()));
+    let other = run(MicroBatch::builder(gate.clone())
+        .storage(storage)
+        .max_batch_size(2));
+    let mut handles = submit(&one, 0..2);
+    settle().await;
+    handles.extend(submit(&other, 2..4));
+    settle().await;
+    handles.extend(submit(&one, 4..9));
+    assert!(results(handles).await.into_iter().eq(0..9));
+    assert!(one.is_running() && other.is_running());
+    for batcher in [one, other] {
+        soon(batcher.shutdown()).await.expect("drains");
+        assert_eq!(batcher.stats().pending, 0);
+    }
+}
+
 /// Drops its jobs in a panic of its own.
 struct Explosive(Plain);
 
