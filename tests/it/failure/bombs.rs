@@ -58,10 +58,10 @@ async fn one_in_the_processor_fails_its_batch_alone() {
 #[tokio::test(start_paused = true)]
 async fn one_that_is_withdrawn_hurts_no_other() {
     let batcher = run(echo().cancel_on_drop(true));
-    drop(batcher.submit(Bomb(LIVE)));
+    drop(submit(&batcher, [LIVE, 1, LIVE].map(Bomb)));
     let others = results(submit(&batcher, (0..5).map(Bomb))).await;
     assert!(others.into_iter().eq(0..5));
-    assert_eq!(batcher.stats().withdrawn, 1);
+    assert_eq!(batcher.stats().withdrawn, 3);
     soon(batcher.shutdown()).await.expect("drains");
 }
 
@@ -134,6 +134,12 @@ async fn one_that_is_queued_at_the_deadline_hurts_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn several_at_the_deadline_hurt_no_other() {
+    stopped_at_the_deadline_with([LIVE; 4]).await;
+    stopped_at_the_deadline_with([LIVE, LIVE, 1, LIVE]).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_in_line_does_not_change_what_those_behind_it_hear() {
     let batcher = run(hanging().queue_capacity(1));
     let mut stuck = Vec::new();
@@ -141,7 +147,7 @@ async fn one_in_line_does_not_change_what_those_behind_it_hear() {
         stuck.extend(submit(&batcher, [Bomb(job)]));
         settle().await;
     }
-    let mut line = submit(&batcher, [LIVE, 4].map(Bomb));
+    let mut line = submit(&batcher, [LIVE, 4, LIVE, 5].map(Bomb));
     assert!(line.iter_mut().all(|handle| poll_once(handle).is_pending()));
     let closing = tokio::spawn(batcher.shutdown());
     for answer in answers(line).await {
@@ -209,10 +215,10 @@ async fn a_result_that_nobody_takes_hurts_no_other() {
     let batcher = run(MicroBatch::builder(|jobs: Vec<u32>| async move {
         Ok::<_, String>(jobs.into_iter().map(Bomb).collect())
     }));
-    let mut handles = submit(&batcher, [LIVE, 1, 2]);
-    drop(handles.remove(0));
+    let mut handles = submit(&batcher, [LIVE, 1, LIVE]);
+    drop((handles.remove(2), handles.remove(0)));
     let results: Vec<_> = results(handles).await.iter().map(|bomb| bomb.0).collect();
-    assert_eq!(results, [1, 2]);
+    assert_eq!(results, [1]);
 }
 
 #[tokio::test(start_paused = true)]
