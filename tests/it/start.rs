@@ -4,6 +4,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use microbatch::{CancellationToken, JobError, MicroBatch, StartError};
+use tokio::runtime::Handle;
 
 use crate::support::{
     Counted, Gate, answers, assert_balanced, idle, poll_once, results, settle, soon, submit,
@@ -120,6 +121,27 @@ async fn a_start_dropped_unpolled_answers_every_job() {
     assert!(matches!(soon(waiting).await, Err(JobError::Closed)));
     assert!(!batcher.is_running() && batcher.is_closed());
     assert_balanced(batcher.stats());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_start_leaves_no_task_behind() {
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    let gate = Gate::closed();
+    let before = tasks();
+    let batcher = idle(
+        MicroBatch::builder(gate.clone())
+            .max_batch_size(1)
+            .max_in_flight(3),
+    );
+    let handles = submit(&batcher, 0..10);
+    let start = tokio::spawn(batcher.start(CancellationToken::new()));
+    settle().await;
+    gate.pass(2);
+    settle().await;
+    start.abort();
+    answers(handles).await;
+    settle().await;
+    assert_eq!((gate.inside(), tasks()), (0, before));
 }
 
 /// Drives a batcher through `polls` polls of its loop, one event at a time,
