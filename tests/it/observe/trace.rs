@@ -1,7 +1,8 @@
 //! Spans and events.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
+use std::error::Error;
+use std::fmt::{self, Debug, Display, Formatter};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -14,7 +15,9 @@ use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
 
-use crate::support::{Fate, Gate, answers, decide, lock, results, run, settle, soon, submit};
+use crate::support::{
+    Fate, Gate, answers, assert_balanced, decide, lock, results, run, settle, soon, submit,
+};
 
 /// A span or an event.
 #[derive(Debug, Clone)]
@@ -301,6 +304,36 @@ async fn a_failed_batch_is_one_error_with_its_cause() {
         assert_eq!(errors.len(), 1, "{errors:?}");
         assert!(errors[0].field("error").contains(cause), "{errors:?}");
     }
+}
+
+/// An error that panics when it is shown, as it is only where somebody listens.
+#[derive(Debug)]
+struct Mute;
+
+impl Display for Mute {
+    fn fmt(&self, _: &mut Formatter<'_>) -> fmt::Result {
+        panic!("no words")
+    }
+}
+
+impl Error for Mute {}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_that_cannot_be_shown_fails_its_batch_alone() {
+    let (_capture, _guard) = Capture::start();
+    let batcher = run(MicroBatch::builder(|jobs: Vec<u32>| async move {
+        if jobs.contains(&13) {
+            Err(Mute)
+        } else {
+            Ok(jobs)
+        }
+    }));
+    let unlucky = answers(submit(&batcher, [1, 13, 2])).await;
+    assert!(unlucky.iter().all(Result::is_err));
+    assert_eq!(results(submit(&batcher, 0..3)).await, [0, 1, 2]);
+    let stats = batcher.stats();
+    assert_eq!((stats.processing, stats.in_flight), (0, 0), "{stats:?}");
+    assert_balanced(stats);
 }
 
 #[tokio::test(start_paused = true)]
