@@ -33,3 +33,5 @@ mod tower;
 #[cfg(feature = "tracked")]
 mod tracked;
 mod weight;
+mod simulation;
+mod smoke;
