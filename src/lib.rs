@@ -16,6 +16,7 @@ mod processor;
 mod report;
 mod storage;
 mod stream;
+mod timer;
 #[cfg(feature = "tower")]
 mod tower;
 #[cfg(feature = "tracked")]

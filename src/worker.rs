@@ -12,13 +12,13 @@
 //! - The loop awaits nothing but the `select!`: no processor, no hook.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{future, mem};
 
 use tokio::task::coop;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
@@ -32,6 +32,7 @@ use crate::pending::{Pending, Policy};
 use crate::processor::BatchProcessor;
 use crate::report::FlushReason;
 use crate::storage::{BatchStorage, fitting};
+use crate::timer::Timer;
 
 /// How long a stop that ran out of time waits for the batches it has aborted to
 /// be gone. They go at once unless they block their thread.
@@ -106,7 +107,7 @@ where
     /// Runs until stopped and drained.
     pub(crate) async fn run(mut self, cancel: CancellationToken) -> Result<(), ShutdownTimeout> {
         let mut cancelled = pin!(cancel.cancelled_owned());
-        let mut timer = pin!(None);
+        let mut timer = pin!(Timer::default());
         loop {
             // A loop that always has a batch to cut lets others run, too.
             coop::consume_budget().await;
@@ -126,7 +127,7 @@ where
                 Some(_) => None,
                 None => self.pending.deadline(),
             };
-            set_timer(timer.as_mut(), deadline);
+            timer.as_mut().set(deadline, now);
             tokio::select! {
                 // In this order, so that a stop is not put off by batches that
                 // are due, nor a batch by the jobs behind it.
@@ -134,7 +135,7 @@ where
                 () = &mut cancelled, if !self.pending.is_stopping() => self.context.intake.close(),
                 Some(reason) = future::ready(due) => self.flush(reason, now),
                 () = self.context.intake.changed(self.known(), self.pending.wants()) => {}
-                () = elapsed(timer.as_mut()) => {}
+                () = timer.as_mut().elapsed() => {}
             }
         }
     }
@@ -404,22 +405,5 @@ impl<J, R, P, S: BatchStorage<J, R>> Worker<J, R, P, S> {
 impl<J, R, P, S: BatchStorage<J, R>> Drop for Worker<J, R, P, S> {
     fn drop(&mut self) {
         self.abandon();
-    }
-}
-
-/// Sets the timer, or takes it out of the runtime's hands.
-fn set_timer(mut timer: Pin<&mut Option<Sleep>>, deadline: Option<Instant>) {
-    match (timer.as_mut().as_pin_mut(), deadline) {
-        (Some(sleep), Some(deadline)) if sleep.deadline() == deadline => {}
-        (Some(sleep), Some(deadline)) => sleep.reset(deadline),
-        (None, Some(deadline)) => timer.set(Some(sleep_until(deadline))),
-        (_, None) => timer.set(None),
-    }
-}
-
-async fn elapsed(timer: Pin<&mut Option<Sleep>>) {
-    match timer.as_pin_mut() {
-        Some(sleep) => sleep.await,
-        None => future::pending().await,
     }
 }

@@ -13,6 +13,8 @@ mod errors;
 mod face;
 mod failure;
 mod field;
+#[cfg(feature = "fine-timer")]
+mod fine_timer;
 mod flush;
 mod flush_cost;
 mod handle;
