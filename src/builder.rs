@@ -147,7 +147,7 @@ where
     ///
     /// The time runs from when the loop takes the job up and ends when a batch
     /// may start. Tokio's timer rounds it up to the next millisecond and may add
-    /// one, so 200 µs cost a lone caller 1.2 to 2.1 ms.
+    /// one, so 200 µs cost a lone caller 1.1 to 2.2 ms.
     ///
     /// With the feature `fine-timer`, what is due in less than a millisecond,
     /// by this option or by [`flush_cost`](Self::flush_cost), is left to the
