@@ -2,6 +2,7 @@
 
 pub mod counting;
 pub mod figures;
+pub mod intakes;
 pub mod load;
 pub mod measure;
 pub mod picture;
