@@ -1,0 +1,130 @@
+//! Flight records into Postgres and SQLite: row by row, in micro-batches, and
+//! in bulk by hand, with durable commits and every row verified.
+
+#![forbid(unsafe_code)]
+
+mod callers;
+mod check;
+mod contender;
+mod flight;
+mod postgres;
+mod report;
+mod scratch;
+mod server;
+mod sqlite;
+mod ways;
+
+use std::env;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+
+use contender::Contender;
+use flight::Flights;
+use postgres::Postgres;
+use report::{Figures, Line};
+use scratch::Scratch;
+use server::Server;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let result = tokio::select! {
+        result = compare() => result,
+        error = interrupted() => Err(error),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns when asked to stop, so that the server and the folders go, too.
+async fn interrupted() -> anyhow::Error {
+    let terminate = async {
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            terminate.recv().await;
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminate => {}
+    }
+    anyhow::anyhow!("interrupted")
+}
+
+async fn compare() -> anyhow::Result<()> {
+    let rounds = rounds()?;
+    let flights = Flights::read()?;
+    let folder = Scratch::new("sqlite")?;
+    let server = match server::programs() {
+        Some(programs) => Some(Server::start(programs)?),
+        None => None,
+    };
+    let postgres = match &server {
+        Some(server) => Some(Postgres::connect(server.socket()).await?),
+        None => {
+            eprintln!("left out: Postgres, because Postgres 15 (`postgresql-15`) is not installed");
+            None
+        }
+    };
+
+    let contenders = Contender::all().into_iter();
+    let contenders = contenders.filter(|one| postgres.is_some() || !one.is_postgres());
+    let mut lines: Vec<Line> = contenders
+        .map(|contender| Line {
+            contender,
+            rounds: Vec::new(),
+        })
+        .collect();
+    for round in 1..=rounds {
+        let mut order: Vec<&mut Line> = lines.iter_mut().collect();
+        // There and back, so that what drifts over time is no one's advantage.
+        if round % 2 == 0 {
+            order.reverse();
+        }
+        for line in order {
+            let contender = &line.contender;
+            let callers = contender.callers().unwrap_or(contender.connections);
+            let database = if contender.is_postgres() {
+                "Postgres"
+            } else {
+                "SQLite"
+            };
+            let name = format!("{database}, {contender}, {callers} at once");
+            let run = contender.run(&flights, postgres.as_ref(), folder.path());
+            let outcome = run.await.with_context(|| name.clone())?;
+            let figures = Figures::new(&outcome);
+            eprintln!(
+                "round {round} of {rounds}: {name}: {:.0} rows/s, {} rows verified",
+                figures.rate, contender.rows
+            );
+            line.rounds.push(figures);
+        }
+    }
+
+    report::print(&lines);
+    if postgres.is_some() {
+        println!();
+        report::print_marks(&lines);
+    } else {
+        println!("\nPostgres is left out: it is not installed.");
+    }
+    Ok(())
+}
+
+/// `--rounds N`, or five.
+fn rounds() -> anyhow::Result<usize> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match arguments.as_slice() {
+        [] => Ok(5),
+        [name, rounds] if name == "--rounds" => match rounds.parse() {
+            Ok(0) | Err(_) => bail!("`--rounds` takes a number from one"),
+            Ok(rounds) => Ok(rounds),
+        },
+        _ => bail!("usage: microbatch-databases [--rounds N]"),
+    }
+}
