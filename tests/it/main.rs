@@ -23,6 +23,7 @@ mod interval;
 mod keyed;
 mod observe;
 mod queue;
+mod simulation;
 mod start;
 mod stop;
 mod storage;
@@ -35,5 +36,3 @@ mod tower;
 #[cfg(feature = "tracked")]
 mod tracked;
 mod weight;
-mod simulation;
-mod smoke;

@@ -203,6 +203,8 @@ impl Model<'_> {
                 .interval
                 .is_some_and(|interval| report.waited >= interval),
             FlushReason::Idle => options.flush_when_idle && others.count() == 0,
+            // No scenario sets a cost.
+            FlushReason::Cost => false,
             FlushReason::Requested => self.seen.flushes.iter().any(|flush| {
                 flush.asked <= batch.began && flush.answered.is_none_or(|at| at >= batch.began)
             }),

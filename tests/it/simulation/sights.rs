@@ -76,6 +76,7 @@ impl Sights {
                 Some(FlushReason::Weight) => "flushed by weight",
                 Some(FlushReason::Interval) => "flushed by interval",
                 Some(FlushReason::Idle) => "flushed by idle",
+                Some(FlushReason::Cost) => "flushed by cost",
                 Some(FlushReason::Requested) => "flushed by request",
                 Some(FlushReason::Shutdown) => "flushed by shutdown",
             });
