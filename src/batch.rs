@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{fmt, mem};
 
-use futures::FutureExt;
+use futures::{FutureExt, TryFutureExt};
 use tokio::time::Instant;
 use tracing::{Span, debug, debug_span, error};
 
@@ -74,6 +74,9 @@ pub(crate) struct Batch<J, R, P> {
     pub(crate) slot: Slot<J, R, P>,
 }
 
+/// What calling the processor gave: a future, or the message of a panic.
+pub(crate) type Called<F> = Result<F, Arc<str>>;
+
 /// One of the places for batches in flight. Its drop tells the loop that the
 /// batch has ended, however it ends.
 pub(crate) struct Slot<J, R, P> {
@@ -101,17 +104,23 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
         span
     }
 
-    /// Processes the batch and answers what is owed for it.
-    pub(crate) async fn run(mut self) {
-        let jobs = mem::take(&mut self.jobs);
-        let size = jobs.len();
-        let started = Instant::now();
-        let outcome = AssertUnwindSafe(async { self.slot.context.processor.process(jobs).await })
-            .catch_unwind()
-            .await;
+    /// Waits for the results that the processor, called at `started`, has
+    /// promised, and answers what is owed for so many jobs.
+    pub(crate) async fn finish<F>(self, size: usize, started: Instant, promised: Called<F>)
+    where
+        F: Future<Output = Result<Vec<R>, P::Error>>,
+    {
+        let outcome = match promised {
+            Ok(future) => {
+                // An error that panics when it is boxed is a panic as well.
+                let future = future.map_err(|error| JobError::from_processor(error.into()));
+                let outcome = AssertUnwindSafe(future).catch_unwind().await;
+                outcome.unwrap_or_else(|panic| Err(JobError::Panicked(message(&*panic))))
+            }
+            Err(message) => Err(JobError::Panicked(message)),
+        };
         let results = match outcome {
-            Ok(Ok(results)) if results.len() == size => Ok(results),
-            Ok(Ok(results)) => {
+            Ok(results) if results.len() != size => {
                 let actual = results.len();
                 discard(results);
                 Err(JobError::ResultCount {
@@ -119,8 +128,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
                     actual,
                 })
             }
-            Ok(Err(error)) => Err(JobError::from_processor(error.into())),
-            Err(panic) => Err(JobError::Panicked(message(&*panic))),
+            outcome => outcome,
         };
         let mut replies = self.owed.take();
         if replies.is_empty() {
@@ -156,14 +164,22 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
     fn report(&self, size: usize, took: Duration, error: Option<&JobError>) {
         let context = &self.slot.context;
         if let Some(error) = error {
-            error!(
-                name = context.name.as_deref(),
-                size,
-                weight = self.weight,
-                reason = %self.reason,
-                error = %Chain(error),
-                "batch failed"
-            );
+            let log = || {
+                error!(
+                    name = context.name.as_deref(),
+                    size,
+                    weight = self.weight,
+                    reason = %self.reason,
+                    error = %Chain(error),
+                    "batch failed"
+                );
+            };
+            if guard(log).is_err() {
+                error!(
+                    name = context.name.as_deref(),
+                    "batch failed, and so did showing why"
+                );
+            }
         }
         context.intake.count(|stats| {
             stats.in_flight -= 1;

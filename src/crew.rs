@@ -4,8 +4,9 @@
 //!
 //! # Invariants
 //!
-//! - Batches are taken from one queue, first in, first out. So they start in
-//!   order although a scheduler may run tasks in any.
+//! - Batches are taken from one queue, first in, first out, and the processor is
+//!   called before the next is taken. So they start in order although tasks may
+//!   run in any, and on several threads.
 //! - There is a permit for each batch in the queue.
 
 use std::collections::VecDeque;
@@ -16,10 +17,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::FutureExt;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
-use crate::batch::Batch;
-use crate::panics::discard;
+use crate::batch::{Batch, Context};
+use crate::panics::{discard, guard};
 use crate::processor::BatchProcessor;
 
 pub(crate) struct Crew<J, R, P> {
@@ -31,6 +33,9 @@ type Batches<J, R, P> = VecDeque<(Batch<J, R, P>, Span)>;
 
 /// Where batches wait for a member to take them.
 struct Board<J, R, P> {
+    context: Arc<Context<J, R, P>>,
+    /// Held from taking a batch until the processor was called with it.
+    turn: Mutex<()>,
     batches: Mutex<Batches<J, R, P>>,
     permits: Semaphore,
 }
@@ -42,9 +47,11 @@ impl<J, R, P> Board<J, R, P> {
 }
 
 impl<J, R, P> Crew<J, R, P> {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(context: Arc<Context<J, R, P>>) -> Self {
         Self {
             board: Arc::new(Board {
+                context,
+                turn: Mutex::new(()),
                 batches: Mutex::new(VecDeque::new()),
                 permits: Semaphore::new(0),
             }),
@@ -92,12 +99,23 @@ where
 async fn serve<J, R, P: BatchProcessor<J, R>>(board: Arc<Board<J, R, P>>) {
     while let Ok(permit) = board.permits.acquire().await {
         permit.forget();
-        let taken = board.lock().pop_front();
-        if let Some((batch, span)) = taken {
+        if let Some((run, span)) = board.start() {
             // The processor's panics are caught before. What is left are those
             // of values that are dropped: the batch is abandoned.
-            let run = AssertUnwindSafe(batch.run()).catch_unwind();
+            let run = AssertUnwindSafe(run).catch_unwind();
             let _ = run.instrument(span).await;
         }
+    }
+}
+
+impl<J, R, P: BatchProcessor<J, R>> Board<J, R, P> {
+    /// Calls the processor with the next batch, and returns what remains to do.
+    fn start(&self) -> Option<(impl Future<Output = ()>, Span)> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut batch, span) = self.lock().pop_front()?;
+        let jobs = mem::take(&mut batch.jobs);
+        let (size, started) = (jobs.len(), Instant::now());
+        let called = span.in_scope(|| guard(|| self.context.processor.process(jobs)));
+        Some((batch.finish(size, started, called), span))
     }
 }

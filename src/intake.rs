@@ -82,6 +82,8 @@ struct Flush {
 pub(crate) struct News {
     /// The intake was closed, perhaps long ago.
     pub(crate) closed: bool,
+    /// Jobs left in the queue.
+    pub(crate) queued: usize,
     /// Jobs that moved into the inbox, and their weight.
     pub(crate) taken: usize,
     pub(crate) weight: u128,
@@ -244,10 +246,12 @@ impl<J, R> Intake<J, R> {
         state.stats.pending += taken;
         let closed = state.closed;
         let wakers = state.move_up(self.capacity);
+        let queued = state.queue.len();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
         News {
             closed,
+            queued,
             taken,
             weight,
             flushes: requested.into_iter().map(|flush| flush.done).collect(),

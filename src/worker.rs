@@ -43,6 +43,8 @@ pub(crate) struct Worker<J, R, P, S: BatchStorage<J, R>> {
     policy: Policy,
     cancel_on_drop: bool,
     pending: Pending,
+    /// Jobs left in the queue at the last look.
+    queued: usize,
     inbox: VecDeque<PendingJob<J, R>>,
     storage: S,
     /// What has left a storage of the user's.
@@ -85,18 +87,21 @@ where
         cancel_on_drop: bool,
         storage: S,
     ) -> Self {
+        let context = Arc::new(context);
+        let crew = Crew::new(Arc::clone(&context));
         Self {
             _ended: Ended(Arc::clone(&context.intake)),
-            context: Arc::new(context),
+            context,
             pending: Pending::new(policy.clone(), Instant::now()),
             policy,
             cancel_on_drop,
+            queued: 0,
             inbox: VecDeque::new(),
             storage,
             departures: Arc::default(),
             running: BTreeMap::new(),
             spare: Vec::new(),
-            crew: Crew::new(),
+            crew,
             next: 0,
             flushing: Vec::new(),
             settling: VecDeque::new(),
@@ -114,7 +119,7 @@ where
             let now = Instant::now();
             self.look(now);
             self.settle();
-            if self.pending.is_drained() {
+            if self.pending.is_drained() && self.queued == 0 {
                 self.crew.dismiss().await;
                 debug!(name = self.name(), "stopped");
                 return Ok(());
@@ -151,6 +156,7 @@ where
         while let Some(number) = self.finished.pop() {
             self.retire(number);
         }
+        self.queued = news.queued;
         self.pending.took(news.taken);
         if !news.flushes.is_empty() {
             self.flushing.extend(news.flushes);
@@ -208,7 +214,7 @@ where
     fn lose(&self, jobs: usize) {
         if jobs > 0 {
             self.context.intake.count(|stats| {
-                stats.pending -= jobs;
+                stats.pending = stats.pending.saturating_sub(jobs);
                 stats.abandoned += jobs as u64;
             });
         }
@@ -260,7 +266,7 @@ where
         }
         let (unwanted, wanted): (Vec<_>, _) = taken.into_iter().partition(PendingJob::is_unwanted);
         self.context.intake.count(|stats| {
-            stats.pending -= unwanted.len();
+            stats.pending = stats.pending.saturating_sub(unwanted.len());
             stats.withdrawn += unwanted.len() as u64;
         });
         discard(unwanted);
@@ -272,7 +278,7 @@ where
         let size = taken.len();
         // Before the batch starts, which counts itself down again.
         self.context.intake.count(|stats| {
-            stats.pending -= size;
+            stats.pending = stats.pending.saturating_sub(size);
             stats.processing += size;
             stats.in_flight += 1;
             stats.batches += 1;
