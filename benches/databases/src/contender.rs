@@ -11,6 +11,9 @@ use crate::postgres::Postgres;
 use crate::sqlite::Sqlite;
 use crate::ways::{self, Bulk, Shape};
 
+/// Batches side by side on Postgres, each on a connection of its own.
+const IN_FLIGHT: usize = 4;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Store {
     Postgres(Statement),
@@ -62,26 +65,28 @@ impl Contender {
         add(insert, row_by_row(64), 64, 20_000);
         add(insert, row_by_row(2048), 64, 20_000);
         for store in [unnest, copy] {
-            // Half of the callers fill a batch while the other half waits for
-            // theirs, so two connections always have work.
-            for callers in [512, 1024, 2048] {
-                let shape = Shape {
-                    callers,
-                    batch: callers / 2,
-                    in_flight: 2,
-                };
-                add(store, Way::Microbatch(shape), 2, 100_000);
-                if callers == 2048 {
-                    add(store, Way::BatchAintOne(shape), 2, 100_000);
-                }
+            // A share of the callers fills a batch while the others wait for
+            // theirs, so every connection has work.
+            let shape = |callers| Shape {
+                callers,
+                batch: callers / IN_FLIGHT,
+                in_flight: IN_FLIGHT,
+            };
+            for callers in [640, 1024, 2048] {
+                add(store, Way::Microbatch(shape(callers)), IN_FLIGHT, 100_000);
             }
-            add(store, Way::ByHand, 2, 100_000);
+            add(store, Way::BatchAintOne(shape(2048)), IN_FLIGHT, 100_000);
+            for connections in [2, IN_FLIGHT] {
+                add(store, Way::ByHand, connections, 100_000);
+            }
         }
 
+        // There is one writer; a second batch waits at its door, so that it
+        // need not wait for the callers.
         let shape = |callers| Shape {
             callers,
-            batch: 1000,
-            in_flight: 1,
+            batch: callers / 2,
+            in_flight: 2,
         };
         for connections in [1, 16, 64] {
             add(Store::Sqlite, row_by_row(connections), connections, 1_000);
@@ -125,6 +130,8 @@ impl Contender {
         self.way == Way::RowByRow { callers } && self.is_postgres() == other.is_postgres()
     }
 
+    /// Whether this is bulk made by hand, of which the fastest in a round is the
+    /// ceiling of that round.
     pub fn is_ceiling_of(&self, other: &Self) -> bool {
         self.way == Way::ByHand && self.store == other.store
     }

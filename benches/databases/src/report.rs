@@ -125,15 +125,21 @@ impl Line {
         self.ratio(lines, baseline, Figures::p50)
     }
 
+    /// To the largest of the others in the same round.
     fn ratio(
         &self,
         lines: &[Self],
         other: impl Fn(&Contender) -> bool,
         figure: impl Fn(&Figures) -> Option<f64>,
     ) -> Option<f64> {
-        let other = lines.iter().find(|line| other(&line.contender))?;
-        let rounds = self.rounds.iter().zip(&other.rounds);
-        let ratios = rounds.filter_map(|(one, other)| Some(figure(one)? / figure(other)?));
+        let others = lines.iter().filter(|line| other(&line.contender));
+        let others: Vec<&Self> = others.collect();
+        let rounds = self.rounds.iter().enumerate();
+        let ratios = rounds.filter_map(|(round, one)| {
+            let others = others.iter().filter_map(|other| other.rounds.get(round));
+            let largest = others.filter_map(&figure).max_by(f64::total_cmp)?;
+            Some(figure(one)? / largest)
+        });
         median(ratios.collect())
     }
 }
