@@ -44,3 +44,38 @@ impl<'a> Check<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(change: impl FnOnce(&mut Vec<(i64, Flight)>)) -> anyhow::Result<()> {
+        let flights = Flights::read()?;
+        let mut rows: Vec<_> = (101..).zip(flights.take(3)).collect();
+        change(&mut rows);
+        let mut check = Check::new(&flights, &[101, 102, 103]);
+        for (id, row) in &rows {
+            check.row(*id, true, row)?;
+        }
+        check.finish()
+    }
+
+    #[test]
+    fn rows_as_they_should_be_pass() -> anyhow::Result<()> {
+        outcome(|_| {})
+    }
+
+    #[test]
+    fn whatever_is_wrong_is_found() {
+        let problems: [fn(&mut Vec<(i64, Flight)>); 5] = [
+            |rows| rows.truncate(2),
+            |rows| rows[1].1 = rows[0].1.clone(),
+            |rows| rows[1].1.integers[0] = None,
+            |rows| rows[1].1.texts[0] = Some("XX".into()),
+            |rows| rows[2].0 = 102,
+        ];
+        for (index, problem) in problems.into_iter().enumerate() {
+            assert!(outcome(problem).is_err(), "problem {index}");
+        }
+    }
+}

@@ -12,7 +12,7 @@ use crate::sqlite::Sqlite;
 use crate::ways::{self, Bulk, Shape};
 
 /// Batches side by side on Postgres, each on a connection of its own.
-const IN_FLIGHT: usize = 4;
+pub const IN_FLIGHT: usize = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Store {
@@ -130,8 +130,7 @@ impl Contender {
         self.way == Way::RowByRow { callers } && self.is_postgres() == other.is_postgres()
     }
 
-    /// Whether this is bulk made by hand, of which the fastest in a round is the
-    /// ceiling of that round.
+    /// Whether this is bulk made by hand with the same statement.
     pub fn is_ceiling_of(&self, other: &Self) -> bool {
         self.way == Way::ByHand && self.store == other.store
     }

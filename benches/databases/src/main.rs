@@ -17,7 +17,7 @@ mod ways;
 use std::env;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 
 use contender::Contender;
@@ -60,17 +60,21 @@ async fn compare() -> anyhow::Result<()> {
     let rounds = rounds()?;
     let flights = Flights::read()?;
     let folder = Scratch::new("sqlite")?;
-    let server = match server::programs() {
-        Some(programs) => Some(Server::start(programs)?),
-        None => None,
+    let programs = server::programs();
+    let installed = programs.is_some();
+    let server = programs.map(Server::start).transpose();
+    let (server, left_out) = match server {
+        Ok(Some(server)) => (Some(server), None),
+        Ok(None) => (None, Some("Postgres 15 is not installed".to_owned())),
+        Err(error) => (None, Some(format!("Postgres does not start: {error:#}"))),
     };
     let postgres = match &server {
         Some(server) => Some(Postgres::connect(server.socket()).await?),
-        None => {
-            eprintln!("left out: Postgres, because Postgres 15 (`postgresql-15`) is not installed");
-            None
-        }
+        None => None,
     };
+    if let Some(why) = &left_out {
+        eprintln!("Postgres is left out: {why}");
+    }
 
     let contenders = Contender::all().into_iter();
     let contenders = contenders.filter(|one| postgres.is_some() || !one.is_postgres());
@@ -107,12 +111,12 @@ async fn compare() -> anyhow::Result<()> {
     }
 
     report::print(&lines);
-    if postgres.is_some() {
-        println!();
-        report::print_marks(&lines);
-    } else {
-        println!("\nPostgres is left out: it is not installed.");
+    println!();
+    match left_out {
+        None => report::print_marks(&lines),
+        Some(why) => println!("Postgres is left out: {why}"),
     }
+    ensure!(postgres.is_some() || !installed, "Postgres is left out");
     Ok(())
 }
 
