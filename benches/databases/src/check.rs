@@ -49,9 +49,11 @@ impl<'a> Check<'a> {
 mod tests {
     use super::*;
 
-    fn outcome(change: impl FnOnce(&mut Vec<(i64, Flight)>)) -> anyhow::Result<()> {
+    type Rows = Vec<(i64, Flight)>;
+
+    fn outcome(change: impl FnOnce(&mut Rows)) -> anyhow::Result<()> {
         let flights = Flights::read()?;
-        let mut rows: Vec<_> = (101..).zip(flights.take(3)).collect();
+        let mut rows: Rows = (101..).zip(flights.take(3)).collect();
         change(&mut rows);
         let mut check = Check::new(&flights, &[101, 102, 103]);
         for (id, row) in &rows {
@@ -67,7 +69,7 @@ mod tests {
 
     #[test]
     fn whatever_is_wrong_is_found() {
-        let problems: [fn(&mut Vec<(i64, Flight)>); 5] = [
+        let problems: [fn(&mut Rows); 5] = [
             |rows| rows.truncate(2),
             |rows| rows[1].1 = rows[0].1.clone(),
             |rows| rows[1].1.integers[0] = None,
