@@ -14,8 +14,8 @@ use peers::measure::{Lab, Task};
 use peers::picture::{Bar, Tone, draw};
 use peers::subjects::{BARE, Role, SUBJECTS};
 use peers::table::{
-    BROAD, FLOOR, HUNDRED, IDLE, LONE, OWN, PAIR_FLOOD, PAIR_HUNDRED, PAIR_THOUSAND, ROOMY, TEN,
-    TEN_THOUSAND, main_table, marks, matrix, write_between,
+    BROAD, EAGER, FLOOR, HUNDRED, IDLE, LONE, OWN, PAIR_FLOOD, PAIR_HUNDRED, PAIR_THOUSAND, ROOMY,
+    TEN, TEN_THOUSAND, main_table, marks, matrix, write_between,
 };
 
 const CALLERS: [usize; 5] = [1, 10, 100, 1_000, 10_000];
@@ -51,7 +51,7 @@ fn main() -> io::Result<()> {
         Task::new(Measure::Instructions, HUNDRED, &subjects),
         Task::new(Measure::Instructions, TEN, &subjects),
         Task::new(Measure::Instructions, TEN_THOUSAND, &subjects),
-        Task::new(Measure::Instructions, LONE, &with_bare),
+        Task::new(Measure::Instructions, LONE, &EAGER),
         Task::new(Measure::Instructions, ROOMY, &[FLOOR, OWN, IDLE]),
         Task::new(Measure::Instructions, BROAD, &[FLOOR, OWN, IDLE]),
         Task::new(Measure::Allocations, HUNDRED, &subjects),

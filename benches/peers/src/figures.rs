@@ -96,7 +96,8 @@ impl Figures {
                 queue,
                 ..
             } = case;
-            for (round, value) in values.iter().enumerate() {
+            let rounds = values.iter().enumerate();
+            for (round, value) in rounds.filter(|(_, value)| value.is_finite()) {
                 writeln!(
                     to,
                     "{measure},\"{subject}\",{shape},{threads},{callers},{batch},{queue},{round},{value:.3}"

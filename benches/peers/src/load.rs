@@ -1,7 +1,11 @@
 //! What is asked of a subject: how many callers, how many jobs, in which shape.
 
 use std::fmt;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 use crate::subject::Subject;
 
@@ -57,9 +61,19 @@ impl Case {
     /// and each at least one.
     pub fn jobs(self, jobs: usize) -> Load {
         let callers = self.callers.max(1);
+        let jobs = (jobs / callers).max(1) * callers;
+        self.length(Length::Jobs(jobs))
+    }
+
+    /// The load of that long, after a while to warm up.
+    pub fn clock(self, clock: Duration) -> Load {
+        self.length(Length::Clock(clock))
+    }
+
+    fn length(self, length: Length) -> Load {
         Load {
             case: self,
-            jobs: (jobs / callers).max(1) * callers,
+            length,
             interval: INTERVAL,
         }
     }
@@ -83,11 +97,21 @@ impl fmt::Display for Case {
     }
 }
 
-/// A case, and how many jobs.
+/// When a load ends.
+#[derive(Debug, Clone, Copy)]
+pub enum Length {
+    /// After so many jobs, of which all callers have as many.
+    Jobs(usize),
+    /// When the time is up, for all callers at once, so that there is no end in
+    /// which the last of them do not fill a batch. Not for a flood.
+    Clock(Duration),
+}
+
+/// A case, and how long.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
     pub case: Case,
-    pub jobs: usize,
+    pub length: Length,
     /// How long the first job of a batch waits for company, where a subject
     /// waits.
     pub interval: Duration,
@@ -96,26 +120,27 @@ pub struct Load {
 impl Load {
     /// As the subject's process takes it.
     pub fn to_args(self) -> [String; 7] {
-        let Case {
-            shape,
-            threads,
-            callers,
-            batch,
-            queue,
-        } = self.case;
-        let shape = match shape {
+        let shape = match self.case.shape {
             Shape::Closed => "closed",
             Shape::Flood => "flood",
         };
-        let interval = self.interval.as_millis() as usize;
-        let [threads, callers, batch, queue, jobs, interval] =
-            [threads, callers, batch, queue, self.jobs, interval].map(|number| number.to_string());
-        let shape = shape.to_owned();
-        [shape, threads, callers, batch, queue, jobs, interval]
+        let length = match self.length {
+            Length::Jobs(jobs) => jobs.to_string(),
+            Length::Clock(clock) => format!("{}ms", clock.as_millis()),
+        };
+        [
+            shape.to_owned(),
+            self.case.threads.to_string(),
+            self.case.callers.to_string(),
+            self.case.batch.to_string(),
+            self.case.queue.to_string(),
+            length,
+            format!("{}ms", self.interval.as_millis()),
+        ]
     }
 
     pub fn from_args(args: &[String]) -> Option<Self> {
-        let [shape, numbers @ ..] = args else {
+        let [shape, threads, callers, batch, queue, length, interval] = args else {
             return None;
         };
         let shape = match shape.as_str() {
@@ -123,23 +148,23 @@ impl Load {
             "flood" => Shape::Flood,
             _ => return None,
         };
-        let numbers = numbers.iter().map(|number| number.parse().ok());
-        let numbers = numbers.collect::<Option<Vec<_>>>()?;
-        let &[threads, callers, batch, queue, jobs, interval] = numbers.as_slice() else {
-            return None;
+        let millis = |text: &str| {
+            let number = text.strip_suffix("ms")?.parse().ok()?;
+            Some(Duration::from_millis(number))
         };
-        let case = Case {
-            shape,
-            threads,
-            callers,
-            batch,
-            queue,
-        };
-        let interval = Duration::from_millis(interval as u64);
         Some(Self {
-            case,
-            jobs,
-            interval,
+            case: Case {
+                shape,
+                threads: threads.parse().ok()?,
+                callers: callers.parse().ok()?,
+                batch: batch.parse().ok()?,
+                queue: queue.parse().ok()?,
+            },
+            length: match millis(length) {
+                Some(clock) => Length::Clock(clock),
+                None => Length::Jobs(length.parse().ok()?),
+            },
+            interval: millis(interval)?,
         })
     }
 }
@@ -147,6 +172,8 @@ impl Load {
 /// What the callers saw, beside right results.
 #[derive(Debug, Default)]
 pub struct Tally {
+    /// Jobs that count.
+    pub jobs: usize,
     pub wrong: u64,
     pub failed: u64,
     pub panicked: u64,
@@ -163,37 +190,83 @@ impl Tally {
     }
 
     fn add(&mut self, other: &Self) {
+        self.jobs += other.jobs;
         self.wrong += other.wrong;
         self.failed += other.failed;
         self.panicked += other.panicked;
     }
 }
 
-/// Puts the load on the subject and checks every result.
-pub async fn drive<S: Subject>(subject: S, load: Load) -> Tally {
-    let (tasks, each) = match load.case.shape {
-        Shape::Closed => (load.case.callers, load.jobs / load.case.callers),
-        Shape::Flood => (load.jobs, 1),
-    };
-    let tasks: Vec<_> = (0..tasks)
-        .map(|caller| {
-            let mut subject = subject.clone();
-            let jobs = caller as u64 * each as u64..(caller as u64 + 1) * each as u64;
-            tokio::spawn(async move {
-                let mut tally = Tally::default();
-                for job in jobs {
-                    let answer = subject.ask(job).await;
-                    if answer != Some(job + 1) {
-                        tally.note(answer);
-                    }
+/// Puts the load on the subject, checks every result, and says how long it
+/// took.
+pub async fn drive<S: Subject>(subject: S, load: Load) -> (Tally, Duration) {
+    match (load.length, load.case.shape) {
+        (Length::Clock(clock), _) => by_the_clock(subject, load.case, clock).await,
+        (Length::Jobs(jobs), Shape::Flood) => by_number(subject, jobs, 1).await,
+        (Length::Jobs(jobs), Shape::Closed) => {
+            by_number(subject, load.case.callers, jobs / load.case.callers).await
+        }
+    }
+}
+
+async fn by_number<S: Subject>(subject: S, tasks: usize, each: usize) -> (Tally, Duration) {
+    let began = Instant::now();
+    let callers = (0..tasks as u64).map(|caller| {
+        let mut subject = subject.clone();
+        tokio::spawn(async move {
+            let mut tally = Tally::default();
+            for job in caller * each as u64..(caller + 1) * each as u64 {
+                let answer = subject.ask(job).await;
+                if answer != Some(job + 1) {
+                    tally.note(answer);
                 }
-                tally
-            })
+            }
+            tally.jobs = each;
+            tally
         })
-        .collect();
+    });
+    let tally = total(callers.collect()).await;
+    (tally, began.elapsed())
+}
+
+static PHASE: AtomicU8 = AtomicU8::new(WARMING);
+const WARMING: u8 = 0;
+const COUNTING: u8 = 1;
+const OVER: u8 = 2;
+
+async fn by_the_clock<S: Subject>(subject: S, case: Case, clock: Duration) -> (Tally, Duration) {
+    let callers = (0..case.callers as u64).map(|caller| {
+        let mut subject = subject.clone();
+        tokio::spawn(async move {
+            let mut tally = Tally::default();
+            for job in caller << 32.. {
+                let answer = subject.ask(job).await;
+                if answer != Some(job + 1) {
+                    tally.note(answer);
+                }
+                match PHASE.load(Relaxed) {
+                    WARMING => {}
+                    COUNTING => tally.jobs += 1,
+                    _ => break,
+                }
+            }
+            tally
+        })
+    });
+    let callers = callers.collect();
+    sleep(clock / 5).await;
+    PHASE.store(COUNTING, Relaxed);
+    let began = Instant::now();
+    sleep(clock).await;
+    PHASE.store(OVER, Relaxed);
+    let elapsed = began.elapsed();
+    (total(callers).await, elapsed)
+}
+
+async fn total(callers: Vec<JoinHandle<Tally>>) -> Tally {
     let mut total = Tally::default();
-    for task in tasks {
-        match task.await {
+    for caller in callers {
+        match caller.await {
             Ok(tally) => total.add(&tally),
             Err(_) => total.panicked += 1,
         }

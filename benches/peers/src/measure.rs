@@ -21,7 +21,7 @@ const PATIENCE_UNDER_VALGRIND: Duration = Duration::from_secs(600);
 const INTERVAL_UNDER_VALGRIND: Duration = Duration::from_millis(50);
 
 /// How long a run takes by the clock, about.
-const RUN: Duration = Duration::from_millis(100);
+const RUN: Duration = Duration::from_millis(150);
 
 /// One case to be measured, and of whom.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Lab {
     fn instructions(&mut self, case: Case, subjects: &[&'static str]) {
         let waits = case.shape == Shape::Closed && case.callers < case.batch;
         for &subject in subjects {
-            let counts = self.lengths(case, subject).and_then(|lengths| {
+            let counts = self.lengths(case, subject).and_then(|(lengths, more)| {
                 let mut counts = [0.0; 2];
                 for (count, mut load) in counts.iter_mut().zip(lengths) {
                     self.progress
@@ -104,7 +104,7 @@ impl Lab {
                     let collected = log.lines().find_map(|l| l.split_once("Collected : "));
                     *count = collected?.1.trim().parse().ok()?;
                 }
-                Some((counts[1] - counts[0]) / (lengths[1].jobs - lengths[0].jobs) as f64)
+                Some((counts[1] - counts[0]) / more)
             });
             if let Some(count) = counts {
                 self.figures
@@ -116,7 +116,7 @@ impl Lab {
     /// Counts allocations and bytes a job, likewise.
     fn allocations(&mut self, case: Case, subjects: &[&'static str]) {
         for &subject in subjects {
-            let Some(lengths) = self.lengths(case, subject) else {
+            let Some((lengths, more)) = self.lengths(case, subject) else {
                 continue;
             };
             let outcomes = lengths.map(|load| {
@@ -124,9 +124,7 @@ impl Lab {
                 self.child(Command::new(&self.counted), subject, load, PATIENCE)
             });
             if let [Some((short, _)), Some((long, _))] = outcomes {
-                let a_job = |short: u64, long: u64| {
-                    (long as f64 - short as f64) / (lengths[1].jobs - lengths[0].jobs) as f64
-                };
+                let a_job = |short: u64, long: u64| (long as f64 - short as f64) / more;
                 let allocations = a_job(short.allocations, long.allocations);
                 let bytes = a_job(short.bytes, long.bytes);
                 let figures = &mut self.figures;
@@ -144,7 +142,11 @@ impl Lab {
             .iter()
             .filter_map(|&subject| {
                 let pace = self.pace(case, subject)?;
-                Some((subject, case.jobs((RUN.as_secs_f64() / pace) as usize)))
+                let load = match case.shape {
+                    Shape::Closed => case.clock(RUN),
+                    Shape::Flood => case.jobs((RUN.as_secs_f64() / pace) as usize),
+                };
+                Some((subject, load))
             })
             .collect();
         for round in 0..rounds {
@@ -155,11 +157,8 @@ impl Lab {
                 let outcome = self.child(Command::new(&self.subject), subject, load, PATIENCE);
                 // A round that failed is in no pair; the problem is reported.
                 let (rate, batch) = outcome.map_or((f64::NAN, f64::NAN), |(outcome, _)| {
-                    let jobs = outcome.jobs as f64;
-                    (
-                        jobs / outcome.elapsed.as_secs_f64(),
-                        jobs / outcome.batches as f64,
-                    )
+                    let jobs = outcome.tally.jobs as f64;
+                    (jobs / outcome.elapsed.as_secs_f64(), outcome.mean_batch)
                 });
                 self.figures.push(Measure::Rate, case, subject, rate);
                 self.figures.push(Measure::MeanBatch, case, subject, batch);
@@ -167,12 +166,17 @@ impl Lab {
         }
     }
 
-    /// Two loads long enough to tell what a job costs, and no longer.
-    fn lengths(&mut self, case: Case, subject: &'static str) -> Option<[Load; 2]> {
+    /// Two loads long enough to tell what a job costs, and no longer, and the
+    /// difference in jobs.
+    fn lengths(&mut self, case: Case, subject: &'static str) -> Option<([Load; 2], f64)> {
         let pace = self.pace(case, subject)?;
         let jobs = ((2.0 / pace) as usize).clamp(500, 100_000);
-        let short = case.jobs(jobs / 2);
-        Some([short, case.jobs(short.jobs + jobs.max(case.callers))])
+        // As many for each caller.
+        let callers = case.callers.max(1);
+        let more = jobs.div_ceil(callers) * callers;
+        let short = (jobs / 2).div_ceil(callers) * callers;
+        let loads = [case.jobs(short), case.jobs(short + more)];
+        Some((loads, more as f64))
     }
 
     /// Returns how long a job takes, about, in seconds.
@@ -180,18 +184,12 @@ impl Lab {
         if let Some(pace) = self.paces.get(&(case, subject)) {
             return Some(*pace);
         }
-        // The first run is short and tells how long the second may be.
-        let mut load = case.jobs(match case.shape {
-            Shape::Closed => case.callers * 20,
-            Shape::Flood => 2_000,
-        });
-        let mut pace = 0.0;
-        for _ in 0..2 {
-            let command = Command::new(&self.subject);
-            let (outcome, _) = self.child(command, subject, load, PATIENCE)?;
-            pace = outcome.elapsed.as_secs_f64() / outcome.jobs as f64;
-            load = case.jobs((RUN.as_secs_f64() / 2.0 / pace) as usize);
-        }
+        let load = match case.shape {
+            Shape::Closed => case.clock(RUN / 3),
+            Shape::Flood => case.jobs(20_000),
+        };
+        let (outcome, _) = self.child(Command::new(&self.subject), subject, load, PATIENCE)?;
+        let pace = outcome.elapsed.as_secs_f64() / outcome.tally.jobs as f64;
         self.paces.insert((case, subject), pace);
         Some(pace)
     }
@@ -224,14 +222,14 @@ impl Lab {
 
 /// Says what is wrong with an outcome.
 fn check(outcome: &Outcome, case: Case) -> Result<(), String> {
-    let (jobs, tally) = (outcome.jobs, &outcome.tally);
+    let tally = &outcome.tally;
     let error = outcome.error.as_deref().unwrap_or("no error");
     if tally.wrong > 0 {
-        Err(format!("{} of {jobs} results wrong", tally.wrong))
+        Err(format!("{} wrong results", tally.wrong))
     } else if tally.panicked > 0 {
         Err(format!("{} callers panicked", tally.panicked))
     } else if tally.failed > 0 {
-        Err(format!("{} of {jobs} jobs failed: {error}", tally.failed))
+        Err(format!("{} jobs failed: {error}", tally.failed))
     } else if outcome.largest > case.batch {
         Err(format!("a batch of {}", outcome.largest))
     } else {

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime;
 
@@ -31,11 +31,13 @@ pub fn fail<T>(error: impl Display) -> Option<T> {
 }
 
 static BATCHES: AtomicUsize = AtomicUsize::new(0);
+static BATCHED: AtomicUsize = AtomicUsize::new(0);
 static LARGEST: AtomicUsize = AtomicUsize::new(0);
 
 /// Counts a batch; every processor calls it.
 pub fn note_batch(jobs: usize) {
     BATCHES.fetch_add(1, Relaxed);
+    BATCHED.fetch_add(jobs, Relaxed);
     LARGEST.fetch_max(jobs, Relaxed);
 }
 
@@ -51,12 +53,11 @@ pub fn add_one(mut jobs: Vec<u64>) -> Vec<u64> {
 /// What came of one load.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    pub jobs: usize,
     pub elapsed: Duration,
     pub tally: Tally,
     /// The first error that a caller got.
     pub error: Option<String>,
-    pub batches: usize,
+    pub mean_batch: f64,
     pub largest: usize,
     /// Of the whole process up to the end of the load; zero unless counted.
     pub allocations: u64,
@@ -76,16 +77,13 @@ pub(crate) fn run<S: Subject>(load: Load, start: impl FnOnce(&Load) -> S) -> Out
         .expect("a runtime");
     let outcome = runtime.block_on(async {
         let subject = start(&load);
-        let began = Instant::now();
-        let tally = drive(subject, load).await;
-        let elapsed = began.elapsed();
+        let (tally, elapsed) = drive(subject, load).await;
         let (allocations, bytes) = counting::so_far();
         Outcome {
-            jobs: load.jobs,
             elapsed,
             tally,
             error: ERROR.get().cloned(),
-            batches: BATCHES.load(Relaxed),
+            mean_batch: BATCHED.load(Relaxed) as f64 / BATCHES.load(Relaxed) as f64,
             largest: LARGEST.load(Relaxed),
             allocations,
             bytes,
@@ -102,12 +100,12 @@ impl Outcome {
         let tally = &self.tally;
         let error = self.error.as_deref().unwrap_or_default();
         let lines = [
-            ("jobs", self.jobs.to_string()),
+            ("jobs", tally.jobs.to_string()),
             ("nanos", self.elapsed.as_nanos().to_string()),
             ("wrong", tally.wrong.to_string()),
             ("failed", tally.failed.to_string()),
             ("panicked", tally.panicked.to_string()),
-            ("batches", self.batches.to_string()),
+            ("mean_batch", self.mean_batch.to_string()),
             ("largest", self.largest.to_string()),
             ("allocations", self.allocations.to_string()),
             ("bytes", self.bytes.to_string()),
@@ -123,15 +121,15 @@ impl Outcome {
         let number = |key| pairs.get(key)?.parse::<u64>().ok();
         let error = pairs.get("error").filter(|error| !error.is_empty());
         Some(Self {
-            jobs: number("jobs")? as usize,
             elapsed: Duration::from_nanos(number("nanos")?),
             tally: Tally {
+                jobs: number("jobs")? as usize,
                 wrong: number("wrong")?,
                 failed: number("failed")?,
                 panicked: number("panicked")?,
             },
             error: error.map(|&error| error.to_owned()),
-            batches: number("batches")? as usize,
+            mean_batch: pairs.get("mean_batch")?.parse().ok()?,
             largest: number("largest")? as usize,
             allocations: number("allocations")?,
             bytes: number("bytes")?,
@@ -148,7 +146,7 @@ pub fn main() -> ExitCode {
     });
     let Some(outcome) = outcome else {
         eprintln!(
-            "usage: subject <name> <closed|flood> <threads> <callers> <batch> <queue> <jobs> <ms>"
+            "usage: subject <name> <closed|flood> <threads> <callers> <batch> <queue> <jobs or ..ms> <..ms>"
         );
         return ExitCode::FAILURE;
     };

@@ -14,6 +14,17 @@ pub const IDLE: &str = "microbatch, idle";
 pub const FLOOR: &str = "floor";
 pub const IMMEDIATE: &str = "batch-aint-one, Immediate";
 
+/// Those that do not let a lone caller wait for company.
+pub const EAGER: [&str; 7] = [
+    FLOOR,
+    IDLE,
+    "dataloader",
+    IMMEDIATE,
+    "batch-aint-one, Immediate, 10 at once",
+    "batch-aint-one, Balanced",
+    BARE,
+];
+
 pub const TEN: Case = Case::closed(1, 10, 100);
 pub const HUNDRED: Case = Case::closed(1, 100, 100);
 pub const TEN_THOUSAND: Case = Case::closed(1, 10_000, 100);

@@ -39,7 +39,7 @@ pub(crate) fn start(load: &Load, at_once: usize, policy: BatchingPolicy) -> Batc
     let limits = Limits::builder()
         .max_batch_size(load.case.batch)
         .max_key_concurrency(at_once)
-        .max_key_queued_items(load.jobs.max(1))
+        .max_key_queued_items(usize::MAX)
         .max_items_awaiting_worker(load.case.queue)
         .build();
     let batcher = Batcher::builder()

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::coop;
 use tokio::time::{Instant, sleep_until};
 
 use crate::load::Load;
@@ -88,13 +89,16 @@ impl Subject for SharedFloor {
     }
 }
 
-/// The processor and nothing else: a batch of one, at once.
+/// The processor and nothing else: a batch of one, at once. It never waits, so
+/// it has to let the clock be seen.
 #[derive(Clone)]
 pub(crate) struct Bare;
 
 impl Subject for Bare {
     async fn ask(&mut self, job: u64) -> Option<u64> {
-        add_one(vec![job]).pop()
+        let result = add_one(vec![job]).pop();
+        coop::consume_budget().await;
+        result
     }
 }
 
