@@ -10,6 +10,7 @@
 //! - With nothing pending there is no deadline but that of a stop.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -126,12 +127,20 @@ impl Pending {
             return;
         };
         self.jobs -= 1;
-        self.weight -= weight;
-        self.arrived -= self.since_epoch(taken_up, 1);
+        self.weight = self.weight.saturating_sub(weight);
+        self.arrived = self.arrived.saturating_sub(self.since_epoch(taken_up, 1));
         self.arrivals[at].1 -= 1;
         if self.arrivals[at].1 == 0 {
             self.arrivals.remove(at);
         }
+    }
+
+    /// All pending jobs are gone, nobody knows where; returns how many.
+    pub(crate) fn forget(&mut self) -> usize {
+        self.arrivals.clear();
+        self.arrived = 0;
+        self.weight = 0;
+        mem::take(&mut self.jobs)
     }
 
     /// The storage gave nothing: leave it alone for an interval, or until

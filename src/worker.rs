@@ -226,7 +226,7 @@ where
         let heavy = self.pending.is_full_by_weight();
         let taken = self.cut();
         if taken.is_empty() {
-            self.pending.stall(now);
+            self.give_up_or_stall(now);
             return;
         }
         if reason == FlushReason::Size && heavy && taken.len() < self.policy.max_batch_size {
@@ -235,6 +235,18 @@ where
         let taken = self.leave_out(taken);
         if !taken.is_empty() {
             self.launch(taken, reason, waited);
+        }
+    }
+
+    /// Leaves a storage alone for a while that gave nothing though it has been
+    /// given jobs; or gives those up, if it says that it holds none.
+    fn give_up_or_stall(&mut self, now: Instant) {
+        let held = self.guarded(|worker| worker.storage.len());
+        if held == Some(0) {
+            let lost = self.pending.forget();
+            self.lose(lost);
+        } else {
+            self.pending.stall(now);
         }
     }
 

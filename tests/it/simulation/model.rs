@@ -543,7 +543,9 @@ impl Model<'_> {
         let Some(interval) = self.scenario.options.interval else {
             return;
         };
-        if self.scenario.options.storage == Storage::Denies {
+        // One that drops what it has held has younger jobs than it was seen to hold.
+        let storage = self.scenario.options.storage;
+        if matches!(storage, Storage::Denies | Storage::Forgets(_)) {
             return;
         }
         let end = Moment {
