@@ -5,6 +5,11 @@
 //!
 //! ```text
 //! cargo run --release --example ingest -- --help
+//!
+//!           ┌─ records ─▶        ┌─▶ MicroBatch ─┐
+//! file ─▶ desk          callers ─┤               ├─▶ database thread ─▶ SQLite
+//!           └◀ receipts ─        └─ row by row ──┘                        │
+//!               └─▶ ledger ──▶ check against the file ◀───────────────────┘
 //! ```
 
 mod batched;

@@ -38,7 +38,7 @@ pub(crate) struct Pass {
 }
 
 impl Pass {
-    /// Rows per second; zero where there was nothing to load.
+    /// Rows per second.
     pub(crate) fn rate(&self) -> f64 {
         self.ledger.stored as f64 / self.took.as_secs_f64().max(f64::EPSILON)
     }
