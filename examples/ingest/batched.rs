@@ -4,13 +4,14 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use microbatch::{CancellationToken, MicroBatch};
+use microbatch::{CancellationToken, JobError, MicroBatch};
 
-use crate::callers;
+use crate::callers::{self, Inserts};
 use crate::database_thread;
 use crate::ledger::Ledger;
 use crate::options::Options;
 use crate::pass::{Method, Pass, Tally};
+use crate::record::Record;
 use crate::source::Source;
 
 pub(crate) async fn run(
@@ -34,10 +35,8 @@ pub(crate) async fn run(
         })
         .build_running(stop.clone())?;
 
-    let batcher = inserts.clone();
-    let insert = move |record| batcher.submit(record);
     let callers = options.producers();
-    let (ledger, took) = callers::run(source, callers, insert, ledger, stop).await?;
+    let (ledger, took) = callers::run(source, callers, inserts.clone(), ledger, stop).await?;
     inserts.shutdown().await?;
     let tally = tally.lock().unwrap_or_else(PoisonError::into_inner).clone();
     Ok(Pass {
@@ -47,4 +46,15 @@ pub(crate) async fn run(
         tally,
         ledger,
     })
+}
+
+impl Inserts for MicroBatch<Record, i64> {
+    async fn insert(&self, record: Record) -> Result<i64, JobError> {
+        self.submit(record).await
+    }
+
+    async fn finish(&self) {
+        // Nobody will fill the last batch, so it need not wait for that.
+        self.flush().await;
+    }
 }

@@ -13,28 +13,33 @@ use crate::ledger::{Ledger, Receipt};
 use crate::record::Record;
 use crate::source::Source;
 
+/// A way to have records inserted.
+pub(crate) trait Inserts: Clone + Send + 'static {
+    /// Returns the record's row id when the record is stored.
+    fn insert(&self, record: Record) -> impl Future<Output = Result<i64, JobError>> + Send;
+
+    /// Hears from a caller that there are no more records.
+    fn finish(&self) -> impl Future<Output = ()> + Send;
+}
+
 /// Has the records inserted until there are no more or `stop` is cancelled,
 /// which the first failure does, too. Returns the ledger, and how long it took.
-pub(crate) async fn run<I, F>(
+pub(crate) async fn run<I: Inserts>(
     source: &Source,
     callers: usize,
-    insert: I,
+    inserts: I,
     ledger: Ledger,
     stop: &CancellationToken,
-) -> anyhow::Result<(Ledger, Duration)>
-where
-    I: Fn(Record) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Result<i64, JobError>> + Send + 'static,
-{
+) -> anyhow::Result<(Ledger, Duration)> {
     let file = source.records()?;
     let started = Instant::now();
     let (desk, staff) = Desk::open(file, ledger);
     let desk = Arc::new(Mutex::new(desk));
     let mut all = JoinSet::new();
     for _ in 0..callers {
-        all.spawn(call(Arc::clone(&desk), insert.clone(), stop.clone()));
+        all.spawn(call(Arc::clone(&desk), inserts.clone(), stop.clone()));
     }
-    drop(insert);
+    drop(inserts);
     while let Some(caller) = all.join_next().await {
         caller?;
     }
@@ -45,17 +50,15 @@ where
     Ok((staff.close().await?, took))
 }
 
-async fn call<I, F>(desk: Arc<Mutex<Desk>>, insert: I, stop: CancellationToken)
-where
-    I: Fn(Record) -> F,
-    F: Future<Output = Result<i64, JobError>>,
-{
+async fn call<I: Inserts>(desk: Arc<Mutex<Desk>>, inserts: I, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let next = desk.lock().await.take().await;
-        let Some(record) = next else { return };
+        let Some(record) = next else {
+            return inserts.finish().await;
+        };
         let line = record.line;
         let submitted = Instant::now();
-        let id = insert(record).await;
+        let id = inserts.insert(record).await;
         let latency = submitted.elapsed();
         match id {
             // Stopped in the meantime, and this record was not accepted.

@@ -4,13 +4,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use microbatch::{BatchProcessor, CancellationToken, JobError};
+use microbatch::{BatchProcessor, BlockingProcessor, CancellationToken, JobError};
 
-use crate::callers;
+use crate::callers::{self, Inserts};
 use crate::database_thread;
 use crate::ledger::Ledger;
 use crate::options::Options;
 use crate::pass::{Method, Pass, Tally};
+use crate::record::Record;
 use crate::source::Source;
 
 pub(crate) async fn run(
@@ -21,17 +22,8 @@ pub(crate) async fn run(
     stop: &CancellationToken,
 ) -> anyhow::Result<Pass> {
     let thread = database_thread::spawn(path, Method::RowByRow.table()).await?;
-    let thread = Arc::new(thread);
-    let insert = move |record| {
-        let thread = Arc::clone(&thread);
-        async move {
-            let ids = thread.process(vec![record]).await;
-            ids.map(|ids| ids[0])
-                .map_err(|error| JobError::Failed(Arc::from(error)))
-        }
-    };
     let callers = options.row_by_row_callers();
-    let (ledger, took) = callers::run(source, callers, insert, ledger, stop).await?;
+    let (ledger, took) = callers::run(source, callers, Arc::new(thread), ledger, stop).await?;
     let tally = Tally {
         batches: ledger.stored,
         ..Tally::default()
@@ -43,4 +35,14 @@ pub(crate) async fn run(
         tally,
         ledger,
     })
+}
+
+impl Inserts for Arc<BlockingProcessor<Record, i64>> {
+    async fn insert(&self, record: Record) -> Result<i64, JobError> {
+        let ids = self.process(vec![record]).await;
+        ids.map(|ids| ids[0])
+            .map_err(|error| JobError::Failed(Arc::from(error)))
+    }
+
+    async fn finish(&self) {}
 }
