@@ -324,7 +324,9 @@ where
     /// how many batches of one key are processed side by side, and `storage` is
     /// made anew for each. It is called once by
     /// [`build_running`](Self::build_running), to find the errors in it, and
-    /// then for each key that comes to have jobs.
+    /// then for each key that comes to have jobs. Where it errs or panics only
+    /// then, the job is refused as [`JobError::Failed`] or
+    /// [`JobError::Panicked`].
     ///
     /// # Examples
     ///
@@ -362,7 +364,8 @@ where
     ///
     /// A batch waits for its turn after it was cut, first come first served.
     /// Each key has at most its own `max_in_flight` of batches there, so it gets
-    /// its share and leaves the others theirs.
+    /// its share and leaves the others theirs. A processor that awaits a job of
+    /// the same [`Keyed`] keeps its turn meanwhile.
     pub fn max_in_flight_overall(mut self, batches: usize) -> Self {
         self.max_in_flight_overall = batches;
         self

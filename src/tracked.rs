@@ -393,8 +393,8 @@ where
         }
     }
 
-    /// Sets how many finished jobs are retained; beyond it the one that was not
-    /// asked for longest is forgotten. Default 10 000; zero is refused.
+    /// Sets how many finished jobs are retained; beyond it those are forgotten
+    /// that nobody has asked for longest. Default 10 000; zero is refused.
     ///
     /// While a batch ends there may be as many more as it holds.
     pub fn retain_jobs(mut self, jobs: usize) -> Self {

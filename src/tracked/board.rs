@@ -138,9 +138,6 @@ where
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        if matches!(self.stage(id), Some(SUBMITTED | PROCESSING)) {
-            return false;
-        }
         // `remove` would find an entry that is too old to be found.
         let found = self.finished.contains_key(id);
         self.finished.invalidate(id);

@@ -612,6 +612,54 @@ async fn a_job_that_waits_for_room_is_refused_by_a_stop() {
     assert_eq!(keyed.live_keys(), 0);
 }
 
+/// It is not in line, so no stop can refuse its job, nor need it wait.
+#[tokio::test(start_paused = true)]
+async fn a_handle_that_nobody_polls_does_not_hold_up_a_stop() {
+    let log = Log::default();
+    let keyed = running(logged(&log).options(|options| options.queue_capacity(1)));
+    let first = keyed.submit("a", 1);
+    let second = keyed.submit("a", 2);
+    keyed.shutdown().await.unwrap();
+    assert_eq!(first.await.unwrap(), 1);
+    assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+    assert!(matches!(second.await, Err(JobError::Closed)));
+    assert_eq!(keyed.live_keys(), 0);
+}
+
+/// The options of a key are made without the lock, so another may be faster
+/// with the same key; here it is the options themselves.
+#[tokio::test(start_paused = true)]
+async fn a_key_that_two_bring_to_life_at_once_has_one_micro_batcher() {
+    let log = Log::default();
+    let calls = AtomicUsize::new(0);
+    let shared: Arc<Mutex<Option<Keyed<&'static str, u32, u32>>>> = Arc::default();
+    let faster = Arc::new(Mutex::new(Vec::new()));
+    let (inside, handles) = (Arc::clone(&shared), Arc::clone(&faster));
+    let keyed = running(logged(&log).options(move |options| {
+        let keyed = inside.lock().unwrap().clone();
+        match (calls.fetch_add(1, Ordering::SeqCst), keyed) {
+            (1, Some(keyed)) => handles.lock().unwrap().push(keyed.submit("a", 1)),
+            (3, Some(keyed)) => drop(keyed.shutdown().now_or_never()),
+            _ => {}
+        }
+        options
+    }));
+    *shared.lock().unwrap() = Some(keyed.clone());
+    let second = keyed.submit("a", 2);
+    let third = keyed.submit("a", 3);
+    assert_eq!(keyed.live_keys(), 1);
+    let first = faster.lock().unwrap().pop().unwrap();
+    for (result, n) in join_all([first, second, third]).await.into_iter().zip(1..) {
+        assert_eq!(result.unwrap(), n);
+    }
+    assert_eq!(log.batches(), [("a", vec![1, 2, 3])]);
+    // And here the stop is faster.
+    assert!(matches!(keyed.submit("b", 4).await, Err(JobError::Closed)));
+    *shared.lock().unwrap() = None;
+    assert_eq!(keyed.shutdown().await, Ok(()));
+    assert_eq!(log.batches().len(), 1);
+}
+
 #[test]
 fn a_runtime_that_is_gone_answers_every_job() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
