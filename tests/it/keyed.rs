@@ -632,7 +632,8 @@ async fn a_handle_that_nobody_polls_does_not_hold_up_a_stop() {
 async fn a_key_that_two_bring_to_life_at_once_has_one_micro_batcher() {
     let log = Log::default();
     let calls = AtomicUsize::new(0);
-    let shared: Arc<Mutex<Option<Keyed<&'static str, u32, u32>>>> = Arc::default();
+    type Slot = Mutex<Option<Keyed<&'static str, u32, u32>>>;
+    let shared: Arc<Slot> = Arc::default();
     let faster = Arc::new(Mutex::new(Vec::new()));
     let (inside, handles) = (Arc::clone(&shared), Arc::clone(&faster));
     let keyed = running(logged(&log).options(move |options| {
