@@ -81,7 +81,8 @@ pub trait BatchStorage<J, R>: Send + 'static {
     ///
     /// What is returned beyond either limit is appended again. A storage that
     /// holds jobs and returns none is asked again when something has happened,
-    /// or after the interval.
+    /// or after the interval; if its [`len`](Self::len) is zero then, the jobs
+    /// that it was given count as dropped.
     fn take(&mut self, max_jobs: usize, max_weight: usize) -> Vec<PendingJob<J, R>>;
 }
 
