@@ -96,6 +96,9 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     report::print(&mut io::stdout().lock(), &passes, good)?;
     if stop.is_cancelled() {
+        if passes.is_empty() {
+            problems::say("interrupted: no rows stored");
+        }
         for pass in &passes {
             let (method, stored) = (pass.method.name(), pass.ledger.stored);
             problems::say(&format!("interrupted: {stored} rows stored {method}"));
