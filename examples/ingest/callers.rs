@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use microbatch::{CancellationToken, JobError};
-use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use crate::desk::Desk;
@@ -34,7 +33,7 @@ pub(crate) async fn run<I: Inserts>(
     let file = source.records()?;
     let started = Instant::now();
     let (desk, staff) = Desk::open(file, ledger);
-    let desk = Arc::new(Mutex::new(desk));
+    let desk = Arc::new(desk);
     let mut all = JoinSet::new();
     for _ in 0..callers {
         all.spawn(call(Arc::clone(&desk), inserts.clone(), stop.clone()));
@@ -45,15 +44,14 @@ pub(crate) async fn run<I: Inserts>(
     }
     let took = started.elapsed();
     if let Some(desk) = Arc::into_inner(desk) {
-        desk.into_inner().close().await;
+        desk.close().await;
     }
     Ok((staff.close().await?, took))
 }
 
-async fn call<I: Inserts>(desk: Arc<Mutex<Desk>>, inserts: I, stop: CancellationToken) {
+async fn call<I: Inserts>(desk: Arc<Desk>, inserts: I, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        let next = desk.lock().await.take().await;
-        let Some(record) = next else {
+        let Some(record) = desk.take().await else {
             return inserts.finish().await;
         };
         let line = record.line;
@@ -68,6 +66,6 @@ async fn call<I: Inserts>(desk: Arc<Mutex<Desk>>, inserts: I, stop: Cancellation
             Ok(_) => {}
         }
         let receipt = Receipt { line, id, latency };
-        desk.lock().await.leave(receipt).await;
+        desk.leave(receipt).await;
     }
 }

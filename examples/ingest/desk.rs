@@ -2,9 +2,10 @@
 //! leave receipts. Both change hands by the page, because waking a thread for
 //! every single one would take longer than storing it.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{mem, vec};
 
-use tokio::sync::mpsc;
+use tokio::sync::{self, mpsc};
 use tokio::task::{self, JoinHandle};
 
 use crate::ledger::{Ledger, Receipt};
@@ -15,9 +16,9 @@ use crate::source::Records;
 const PAGE: usize = 256;
 
 pub(crate) struct Desk {
-    page: vec::IntoIter<Record>,
-    pages: mpsc::Receiver<Vec<Record>>,
-    receipts: Vec<Receipt>,
+    page: Mutex<vec::IntoIter<Record>>,
+    pages: sync::Mutex<mpsc::Receiver<Vec<Record>>>,
+    receipts: Mutex<Vec<Receipt>>,
     filed: mpsc::Sender<Vec<Receipt>>,
 }
 
@@ -34,9 +35,9 @@ impl Desk {
         let (sender, pages) = mpsc::channel(1);
         let (filed, receiver) = mpsc::channel(1);
         let desk = Self {
-            page: Vec::new().into_iter(),
-            pages,
-            receipts: Vec::new(),
+            page: Mutex::default(),
+            pages: sync::Mutex::new(pages),
+            receipts: Mutex::default(),
             filed,
         };
         let staff = Staff {
@@ -48,33 +49,46 @@ impl Desk {
 
     /// Returns the next record, if there is one and somebody to write down
     /// what becomes of it.
-    pub(crate) async fn take(&mut self) -> Option<Record> {
+    pub(crate) async fn take(&self) -> Option<Record> {
         while !self.filed.is_closed() {
-            match self.page.next() {
-                Some(record) => return Some(record),
-                None => self.page = self.pages.recv().await?.into_iter(),
+            if let Some(record) = lock(&self.page).next() {
+                return Some(record);
+            }
+            let mut pages = self.pages.lock().await;
+            // Unless somebody has turned the page in the meantime.
+            if lock(&self.page).len() == 0 {
+                let page = pages.recv().await?;
+                *lock(&self.page) = page.into_iter();
             }
         }
         None
     }
 
-    pub(crate) async fn leave(&mut self, receipt: Receipt) {
-        self.receipts.push(receipt);
-        if self.receipts.len() == PAGE {
-            self.file().await;
+    pub(crate) async fn leave(&self, receipt: Receipt) {
+        let page = {
+            let mut receipts = lock(&self.receipts);
+            receipts.push(receipt);
+            (receipts.len() == PAGE).then(|| mem::replace(&mut *receipts, Vec::with_capacity(PAGE)))
+        };
+        if let Some(page) = page {
+            self.file(page).await;
         }
     }
 
     /// Closes the desk.
-    pub(crate) async fn close(mut self) {
-        self.file().await;
+    pub(crate) async fn close(self) {
+        let page = mem::take(&mut *lock(&self.receipts));
+        self.file(page).await;
     }
 
-    async fn file(&mut self) {
-        let page = mem::replace(&mut self.receipts, Vec::with_capacity(PAGE));
+    async fn file(&self, page: Vec<Receipt>) {
         // A clerk who has failed takes no more, and will say why.
         let _ = self.filed.send(page).await;
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Staff {
@@ -96,9 +110,7 @@ fn read(mut file: Records, pages: mpsc::Sender<Vec<Record>>) -> anyhow::Result<(
 
 fn keep(mut ledger: Ledger, mut filed: mpsc::Receiver<Vec<Receipt>>) -> anyhow::Result<Ledger> {
     while let Some(page) = filed.blocking_recv() {
-        for receipt in page {
-            ledger.enter(receipt)?;
-        }
+        ledger.enter(page)?;
     }
     ledger.close();
     Ok(ledger)

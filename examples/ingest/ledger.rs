@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::mem;
 use std::path::Path;
 use std::time::Duration;
 
@@ -61,30 +62,42 @@ impl Ledger {
         })
     }
 
-    pub(crate) fn enter(&mut self, receipt: Receipt) -> io::Result<()> {
-        match receipt.id {
-            Ok(id) => {
-                self.ids.seek(SeekFrom::Start(
-                    receipt.line.unsigned_abs() * SLOT.unsigned_abs(),
-                ))?;
-                self.ids.write_all(&id.to_ne_bytes())?;
-                let micros = receipt.latency.as_micros().try_into().unwrap_or(u64::MAX);
-                self.latencies.saturating_record(micros);
-                self.stored += 1;
-                self.progress.advance();
+    pub(crate) fn enter(&mut self, mut receipts: Vec<Receipt>) -> io::Result<()> {
+        receipts.sort_unstable_by_key(|receipt| receipt.line);
+        let mut ids = Vec::new();
+        let mut next = 0;
+        for Receipt { line, id, latency } in receipts {
+            let id = match id {
+                Ok(id) => id,
+                Err(error) => {
+                    self.refuse(line, &error);
+                    continue;
+                }
+            };
+            // Lines that follow one another are written together, which is
+            // most of them.
+            if line != next {
+                self.ids.write_all(&mem::take(&mut ids))?;
+                self.ids
+                    .seek(SeekFrom::Start((line * SLOT).unsigned_abs()))?;
             }
-            Err(error) => {
-                let line = self.source.at(receipt.line);
-                let why = match error {
-                    // What the database says; which batch it says it of does
-                    // not matter here.
-                    JobError::Failed(cause) => cause.to_string(),
-                    other => other.to_string(),
-                };
-                self.refused.add(format!("{line}: {why}"));
-            }
+            ids.extend(id.to_ne_bytes());
+            next = line + 1;
+            let micros = latency.as_micros().try_into().unwrap_or(u64::MAX);
+            self.latencies.saturating_record(micros);
+            self.stored += 1;
+            self.progress.advance();
         }
-        Ok(())
+        self.ids.write_all(&ids)
+    }
+
+    fn refuse(&mut self, line: i64, error: &JobError) {
+        let line = self.source.at(line);
+        self.refused.add(match error {
+            // What the database says; of which batch does not matter here.
+            JobError::Failed(cause) => format!("{line}: {cause}"),
+            other => format!("{line}: {other}"),
+        });
     }
 
     pub(crate) fn close(&self) {

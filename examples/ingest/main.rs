@@ -122,7 +122,8 @@ fn load(
     method: Method,
     stop: &CancellationToken,
 ) -> anyhow::Result<(Pass, bool)> {
-    drop(Database::create(path, method.table())?);
+    // Kept open, because the last connection to close removes the log.
+    let _first = Database::create(path, method.table())?;
     // Ctrl-C stops everything, and a failure only its own pass.
     let halt = stop.child_token();
     let pass = match method {

@@ -91,12 +91,11 @@ impl Header {
             let found = fields.len();
             return Err(format!("expected {} fields, found {found}", self.width));
         }
-        let values = COLUMNS.iter().zip(self.positions);
-        let values = values.map(|(column, position)| column.parse(&fields[position]));
-        Ok(Record {
-            line,
-            values: values.collect::<Result<_, _>>()?,
-        })
+        let mut values = Vec::with_capacity(COLUMNS.len());
+        for (column, position) in COLUMNS.iter().zip(self.positions) {
+            values.push(column.parse(&fields[position])?);
+        }
+        Ok(Record { line, values })
     }
 }
 
