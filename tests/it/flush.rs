@@ -164,6 +164,27 @@ async fn flushes_one_after_the_other_are_all_answered() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_flush_does_not_wait_for_one_that_came_later() {
+    let gate = Gate::closed();
+    let batcher = run(MicroBatch::builder(gate.clone())
+        .max_batch_size(1)
+        .interval(Duration::MAX));
+    let _first = submit(&batcher, 0..4);
+    let first = tokio::spawn(batcher.flush());
+    settle().await;
+    // Some of the first jobs are still in the queue, before this one.
+    let _second = submit(&batcher, [4]);
+    let second = tokio::spawn(batcher.flush());
+    settle().await;
+    gate.pass(4);
+    soon(first).await.expect("no panic");
+    settle().await;
+    assert!(!second.is_finished());
+    gate.pass(1);
+    soon(second).await.expect("no panic");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_flush_before_the_start_waits_for_it() {
     let gate = Gate::open();
     let batcher = idle(MicroBatch::builder(gate.clone()).interval(Duration::MAX));
