@@ -115,6 +115,33 @@ async fn a_job_accepted_while_nobody_looks_is_processed() {
     assert_eq!(gate.batches().concat()[3..], [10]);
 }
 
+/// Whoever waits next may get the very spot that an accepted job has left.
+#[tokio::test(start_paused = true)]
+async fn an_accepted_job_is_not_taken_for_the_one_that_waits_in_its_stead() {
+    let gate = Gate::closed();
+    let (batcher, mut handles) = crowded(&gate).await;
+    let (mut dropped, mut asked) = (batcher.submit(10), batcher.submit(11));
+    for handle in [&mut dropped, &mut asked] {
+        assert!(poll_once(handle).is_pending());
+        gate.pass(1);
+        settle().await;
+    }
+    let mut waiting = submit(&batcher, 12..15);
+    assert!(
+        waiting
+            .iter_mut()
+            .all(|handle| poll_once(handle).is_pending())
+    );
+    drop(dropped);
+    soon(asked.accepted()).await.expect("accepted before");
+    assert_eq!(batcher.stats().waiting, 3);
+    gate.pass(9);
+    handles.push(asked);
+    handles.extend(waiting);
+    results(handles).await;
+    assert_eq!(gate.batches().concat()[3..], [10, 11, 12, 13, 14]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_waiting_handle_may_move_to_another_task() {
     let gate = Gate::closed();
