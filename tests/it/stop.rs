@@ -344,6 +344,22 @@ async fn dropping_an_unstarted_batcher_answers_every_job() {
     soon(flush).await.expect("no panic");
 }
 
+/// The flush, the job and the stop are all news to the loop at its first look,
+/// and the flush means nothing that came after it.
+#[tokio::test(start_paused = true)]
+async fn a_stop_processes_what_came_after_a_flush() {
+    let batcher = idle(MicroBatch::builder(Gate::open()));
+    let mut flush = Box::pin(batcher.flush());
+    assert!(poll_once(&mut flush).is_pending());
+    let handles = submit(&batcher, 0..2);
+    let start = batcher.start(CancellationToken::new());
+    let mut stop = Box::pin(batcher.shutdown());
+    assert!(poll_once(&mut stop).is_pending());
+    assert_eq!(soon(start).await, Ok(()));
+    assert_eq!(results(handles).await, [0, 1]);
+    soon(flush).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stop_is_heard_while_batches_follow_one_another() {
     let batcher = run(MicroBatch::builder(Gate::open()));
