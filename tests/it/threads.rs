@@ -3,11 +3,13 @@
 //! tests wait for events only.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use microbatch::{CancellationToken, JobError, MicroBatch, ShutdownTimeout};
+use microbatch::{
+    BatchProcessor, CancellationToken, JobError, MicroBatch, MicroBatchBuilder, ShutdownTimeout,
+};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::support::{Gate, Reports, assert_balanced, idle, lock, run, submit};
@@ -206,25 +208,29 @@ fn starting_outside_a_runtime_is_a_panic() {
     let _ = MicroBatch::new_running(CancellationToken::new(), Gate::open());
 }
 
+/// A processor that blocks its thread on the batch with job 0, in the way of a
+/// driver that knows no async, until the sender is dropped.
+fn blocking_on_zero(
+    blocked: mpsc::Receiver<()>,
+) -> MicroBatchBuilder<u32, u32, impl BatchProcessor<u32, u32>> {
+    let blocked = Mutex::new(blocked);
+    MicroBatch::builder(move |jobs: Vec<u32>| {
+        if jobs.contains(&0) {
+            let _ = lock(&blocked).recv();
+        }
+        async move { Ok::<_, String>(jobs) }
+    })
+    .shutdown_timeout(Duration::from_millis(20))
+}
+
 /// An abort reaches a task where it awaits, and a batch that blocks its thread
 /// does not.
 #[test]
 fn a_batch_that_blocks_its_thread_does_not_hold_up_a_stop() {
-    let (release, blocked) = mpsc::channel::<()>();
-    let (blocked, done) = (Mutex::new(blocked), Arc::new(Mutex::new(false)));
-    let reports = Reports::default();
-    let pool = pool();
-    let released = Arc::clone(&done);
-    let batcher = idle(
-        MicroBatch::builder(move |jobs: Vec<u32>| {
-            // Waits for the test, in the way of a driver that knows no async.
-            let _ = lock(&blocked).recv();
-            *lock(&released) = true;
-            async move { Ok::<_, String>(jobs) }
-        })
-        .shutdown_timeout(Duration::from_millis(20))
-        .on_batch(reports.hook()),
-    );
+    let (pool, reports) = (pool(), Reports::default());
+    // Dropped first, if an assertion fails, so that the pool can be dropped.
+    let (release, blocked) = mpsc::channel();
+    let batcher = idle(blocking_on_zero(blocked).on_batch(reports.hook()));
     pool.spawn(batcher.start(CancellationToken::new()));
     let handles = submit(&batcher, 0..5);
     until(|| batcher.stats().in_flight == 1);
@@ -233,12 +239,27 @@ fn a_batch_that_blocks_its_thread_does_not_hold_up_a_stop() {
     for handle in handles {
         assert!(matches!(handle.blocking_wait(), Err(JobError::Abandoned)));
     }
-    assert!(!*lock(&done), "still blocked, and nobody waited for it");
     drop(release);
-    until(|| *lock(&done));
     drop(pool);
-    // Nobody is told twice.
+    // The batch has ended by now, and nobody is told twice.
     assert!(reports.all().is_empty());
     assert_eq!(batcher.stats().abandoned, 5);
     assert_balanced(batcher.stats());
+}
+
+/// The pool has one thread left, which the batch beside must not take as well.
+#[test]
+fn a_batch_that_blocks_its_thread_does_not_block_another() {
+    let pool = pool();
+    let (release, blocked) = mpsc::channel();
+    let batcher = idle(blocking_on_zero(blocked).max_in_flight(2));
+    pool.spawn(batcher.start(CancellationToken::new()));
+    let _handles = submit(&batcher, 0..6);
+    until(|| batcher.stats().in_flight > 0);
+    let stop = batcher.shutdown();
+    let stop = thread::spawn(move || bare().block_on(stop));
+    until(|| stop.is_finished());
+    let stopped = stop.join().expect("no panic");
+    assert!(stopped.expect_err("one batch is blocked").abandoned >= 3);
+    drop(release);
 }
