@@ -104,9 +104,15 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
         span
     }
 
+    /// Returns the time, if somebody wants to know how long the processor takes.
+    pub(crate) fn clock(&self) -> Option<Instant> {
+        let hook = self.slot.context.on_batch.as_ref();
+        hook.map(|_| Instant::now())
+    }
+
     /// Waits for the results that the processor, called at `started`, has
     /// promised, and answers what is owed for so many jobs.
-    pub(crate) async fn finish<F>(self, size: usize, started: Instant, promised: Called<F>)
+    pub(crate) async fn finish<F>(self, size: usize, started: Option<Instant>, promised: Called<F>)
     where
         F: Future<Output = Result<Vec<R>, P::Error>>,
     {
@@ -136,7 +142,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
             discard(results.into_iter().flatten());
             return;
         }
-        self.report(size, started.elapsed(), results.as_ref().err());
+        self.report(size, started, results.as_ref().err());
         match results {
             Ok(results) => {
                 let mut pairs = replies.drain(..).zip(results);
@@ -161,7 +167,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
 
     /// Counts and reports the batch: before its callers hear of it, so that
     /// they find it counted.
-    fn report(&self, size: usize, took: Duration, error: Option<&JobError>) {
+    fn report(&self, size: usize, started: Option<Instant>, error: Option<&JobError>) {
         let context = &self.slot.context;
         if let Some(error) = error {
             let log = || {
@@ -190,7 +196,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
             };
             *outcome += size as u64;
         });
-        let Some(hook) = &context.on_batch else {
+        let (Some(hook), Some(started)) = (&context.on_batch, started) else {
             return;
         };
         let report = BatchReport {
@@ -198,7 +204,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
             weight: self.weight,
             reason: self.reason,
             waited: self.waited,
-            took,
+            took: started.elapsed(),
             error,
         };
         if let Err(error) = guard(|| hook(&report)) {

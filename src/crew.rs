@@ -4,20 +4,21 @@
 //!
 //! # Invariants
 //!
-//! - Batches are taken from one queue, first in, first out, and the processor is
-//!   called before the next is taken. So they start in order although tasks may
-//!   run in any, and on several threads.
-//! - There is a permit for each batch in the queue.
+//! - Batches are taken from one queue, first in, first out, and none is taken
+//!   while the processor is being called with another. So they start in order
+//!   although tasks may run in any, and on several threads.
+//! - While a batch waits and the processor is not being called, some task is on
+//!   its way to the queue: one that was woken, is new, or has just ended a batch.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
 
 use futures::FutureExt;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
 use crate::batch::{Batch, Context};
@@ -29,21 +30,19 @@ pub(crate) struct Crew<J, R, P> {
     members: Vec<JoinHandle<()>>,
 }
 
-type Batches<J, R, P> = VecDeque<(Batch<J, R, P>, Span)>;
-
 /// Where batches wait for a member to take them.
 struct Board<J, R, P> {
     context: Arc<Context<J, R, P>>,
-    /// Held from taking a batch until the processor was called with it.
-    turn: Mutex<()>,
-    batches: Mutex<Batches<J, R, P>>,
-    permits: Semaphore,
+    state: Mutex<State<J, R, P>>,
 }
 
-impl<J, R, P> Board<J, R, P> {
-    fn lock(&self) -> MutexGuard<'_, Batches<J, R, P>> {
-        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+struct State<J, R, P> {
+    batches: VecDeque<(Batch<J, R, P>, Span)>,
+    /// A member is calling the processor.
+    calling: bool,
+    /// Members with nothing to do, by their number.
+    idle: Vec<(usize, Waker)>,
+    dismissed: bool,
 }
 
 impl<J, R, P> Crew<J, R, P> {
@@ -51,9 +50,12 @@ impl<J, R, P> Crew<J, R, P> {
         Self {
             board: Arc::new(Board {
                 context,
-                turn: Mutex::new(()),
-                batches: Mutex::new(VecDeque::new()),
-                permits: Semaphore::new(0),
+                state: Mutex::new(State {
+                    batches: VecDeque::new(),
+                    calling: false,
+                    idle: Vec::new(),
+                    dismissed: false,
+                }),
             }),
             members: Vec::new(),
         }
@@ -61,17 +63,15 @@ impl<J, R, P> Crew<J, R, P> {
 
     /// Drops every batch in hand at its next await, and the tasks with them.
     pub(crate) fn abort(&self) {
-        self.board.permits.close();
         for member in &self.members {
             member.abort();
         }
-        let batches = mem::take(&mut *self.board.lock());
-        discard(batches);
+        discard(self.board.dismiss());
     }
 
     /// Waits until the tasks have ended, once they are idle or aborted.
     pub(crate) async fn dismiss(&mut self) {
-        self.board.permits.close();
+        discard(self.board.dismiss());
         for member in self.members.drain(..) {
             let _ = member.await;
         }
@@ -86,36 +86,93 @@ where
 {
     /// Has a member take the batch, as the last of so many in flight.
     pub(crate) fn assign(&mut self, batch: Batch<J, R, P>, span: Span, in_flight: usize) {
-        self.board.lock().push_back((batch, span));
-        self.board.permits.add_permits(1);
+        let waker = {
+            let mut state = self.board.lock();
+            state.batches.push_back((batch, span));
+            state.call_up()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
         if self.members.len() < in_flight {
+            let number = self.members.len();
             let board = Arc::clone(&self.board);
-            self.members.push(tokio::spawn(serve(board)));
+            self.members.push(tokio::spawn(serve(board, number)));
         }
     }
 }
 
 /// Takes batches to the processor until the crew is dismissed.
-async fn serve<J, R, P: BatchProcessor<J, R>>(board: Arc<Board<J, R, P>>) {
-    while let Ok(permit) = board.permits.acquire().await {
-        permit.forget();
-        if let Some((run, span)) = board.start() {
-            // The processor's panics are caught before. What is left are those
-            // of values that are dropped: the batch is abandoned.
-            let run = AssertUnwindSafe(run).catch_unwind();
-            let _ = run.instrument(span).await;
-        }
+async fn serve<J, R, P: BatchProcessor<J, R>>(board: Arc<Board<J, R, P>>, number: usize) {
+    while let Some((mut batch, span)) = board.next(number).await {
+        let jobs = mem::take(&mut batch.jobs);
+        let size = jobs.len();
+        let started = batch.clock();
+        let called = span.in_scope(|| guard(|| board.context.processor.process(jobs)));
+        board.called();
+        // The processor's panics are caught before. What is left are those
+        // of values that are dropped: the batch is abandoned.
+        let run = AssertUnwindSafe(batch.finish(size, started, called)).catch_unwind();
+        let _ = run.instrument(span).await;
     }
 }
 
-impl<J, R, P: BatchProcessor<J, R>> Board<J, R, P> {
-    /// Calls the processor with the next batch, and returns what remains to do.
-    fn start(&self) -> Option<(impl Future<Output = ()>, Span)> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut batch, span) = self.lock().pop_front()?;
-        let jobs = mem::take(&mut batch.jobs);
-        let (size, started) = (jobs.len(), Instant::now());
-        let called = span.in_scope(|| guard(|| self.context.processor.process(jobs)));
-        Some((batch.finish(size, started, called), span))
+impl<J, R, P> Board<J, R, P> {
+    fn lock(&self) -> MutexGuard<'_, State<J, R, P>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the next batch, with which the processor is to be called at
+    /// once; none if the crew is dismissed.
+    async fn next(&self, number: usize) -> Option<(Batch<J, R, P>, Span)> {
+        poll_fn(|cx| {
+            let mut state = self.lock();
+            if state.dismissed {
+                return Poll::Ready(None);
+            }
+            if !state.calling {
+                if let Some(batch) = state.batches.pop_front() {
+                    state.calling = true;
+                    return Poll::Ready(Some(batch));
+                }
+            }
+            state.idle.retain(|(other, _)| *other != number);
+            state.idle.push((number, cx.waker().clone()));
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// The processor has been called, so that another batch may be taken.
+    fn called(&self) {
+        let waker = {
+            let mut state = self.lock();
+            state.calling = false;
+            state.call_up()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Sends the members home, and returns the batches that nobody has taken.
+    fn dismiss(&self) -> VecDeque<(Batch<J, R, P>, Span)> {
+        let mut state = self.lock();
+        state.dismissed = true;
+        let idle = mem::take(&mut state.idle);
+        let batches = mem::take(&mut state.batches);
+        drop(state);
+        idle.into_iter().for_each(|(_, waker)| waker.wake());
+        batches
+    }
+}
+
+impl<J, R, P> State<J, R, P> {
+    /// Returns an idle member to be woken, if there is a batch to take.
+    fn call_up(&mut self) -> Option<Waker> {
+        if self.calling || self.batches.is_empty() {
+            return None;
+        }
+        self.idle.pop().map(|(_, waker)| waker)
     }
 }

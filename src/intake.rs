@@ -53,6 +53,8 @@ struct State<J, R> {
     reserved: usize,
     line: Line<J, R>,
     closed: bool,
+    /// The loop has to see about its cancellation.
+    nudged: bool,
     /// The loop has ended, or will never run.
     ended: bool,
     flushes: Vec<Flush>,
@@ -82,6 +84,8 @@ struct Flush {
 pub(crate) struct News {
     /// The intake was closed, perhaps long ago.
     pub(crate) closed: bool,
+    /// There is a cancellation to see about.
+    pub(crate) nudged: bool,
     /// Jobs left in the queue.
     pub(crate) queued: usize,
     /// Jobs that moved into the inbox, and their weight.
@@ -108,6 +112,7 @@ impl<J, R> Intake<J, R> {
                 reserved: 0,
                 line: Line::default(),
                 closed: false,
+                nudged: true,
                 ended: false,
                 flushes: Vec::new(),
                 finished: Vec::new(),
@@ -245,12 +250,14 @@ impl<J, R> Intake<J, R> {
         }
         state.stats.pending += taken;
         let closed = state.closed;
+        let nudged = mem::take(&mut state.nudged);
         let wakers = state.move_up(self.capacity);
         let queued = state.queue.len();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
         News {
             closed,
+            nudged,
             queued,
             taken,
             weight,
@@ -266,6 +273,7 @@ impl<J, R> Intake<J, R> {
             if !state.finished.is_empty()
                 || (!known.flushing && !state.flushes.is_empty())
                 || (state.closed && !known.closed)
+                || state.nudged
                 || state.satisfies(wants, self.capacity)
             {
                 return Poll::Ready(());
@@ -274,6 +282,15 @@ impl<J, R> Intake<J, R> {
             Poll::Pending
         })
         .await;
+    }
+
+    /// Has the loop see about its cancellation.
+    pub(crate) fn nudge(&self) {
+        let mut state = self.lock();
+        state.nudged = true;
+        let waker = state.rouse();
+        drop(state);
+        wake(waker);
     }
 
     /// Notes that a batch has ended.

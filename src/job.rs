@@ -67,11 +67,17 @@ pub struct PendingJob<J, R> {
     job: J,
     reply: Reply<R>,
     weight: usize,
-    /// The span the job was submitted in; boxed, because it is nearly always
-    /// absent and every job is moved several times.
-    span: Option<Box<Span>>,
+    /// Boxed, because it is nearly always absent and every job is moved several
+    /// times.
+    extra: Option<Box<Extra>>,
+}
+
+#[derive(Default)]
+struct Extra {
+    /// The span the job was submitted in.
+    span: Option<Span>,
     /// Set where the storage is a user's own.
-    watched: Option<Box<Watched>>,
+    watched: Option<Watched>,
 }
 
 /// Tells, by its drop, that a job has left its storage. A user's storage may
@@ -110,8 +116,7 @@ impl<J, R> PendingJob<J, R> {
             job,
             reply,
             weight,
-            span: current_span(),
-            watched: None,
+            extra: current_span(),
         };
         (pending, receipt)
     }
@@ -134,11 +139,14 @@ impl<J, R> PendingJob<J, R> {
     }
 
     pub(crate) fn unwatch(&mut self) {
-        self.watched = None;
+        if let Some(extra) = &mut self.extra {
+            extra.watched = None;
+        }
     }
 
-    pub(crate) fn into_parts(self) -> (J, Reply<R>, Option<Box<Span>>) {
-        (self.job, self.reply, self.span)
+    pub(crate) fn into_parts(self) -> (J, Reply<R>, Option<Span>) {
+        let span = self.extra.and_then(|extra| extra.span);
+        (self.job, self.reply, span)
     }
 
     /// Gives the job back to a caller who gets no handle for it.
@@ -154,11 +162,11 @@ impl<J, R> PendingJob<J, R> {
 
     /// Has the job tell when it leaves the storage, taken or dropped.
     pub(crate) fn watch(&mut self, departures: &Arc<Departures>, now: Instant) {
-        self.watched = Some(Box::new(Watched {
+        self.extra.get_or_insert_default().watched = Some(Watched {
             departures: Arc::clone(departures),
             weight: self.weight,
             taken_up: now,
-        }));
+        });
     }
 }
 
@@ -181,12 +189,15 @@ pub(crate) fn total_weight<'a, J: 'a, R: 'a>(
 
 /// Asks for the current span only where the span of a batch would be recorded,
 /// so that a job costs one comparison where nobody listens.
-fn current_span() -> Option<Box<Span>> {
+fn current_span() -> Option<Box<Extra>> {
     if !tracing::span_enabled!(tracing::Level::DEBUG) {
         return None;
     }
-    let span = Span::current();
-    (!span.is_none()).then(|| Box::new(span))
+    let span = Some(Span::current()).filter(|span| !span.is_none())?;
+    Some(Box::new(Extra {
+        span: Some(span),
+        watched: None,
+    }))
 }
 
 /// Where jobs wait for room, whatever their type.

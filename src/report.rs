@@ -94,13 +94,10 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// A batch of that many jobs ended without an answer; of none, it was
-    /// answered.
+    /// A batch of that many jobs ended without an answer.
     pub(crate) fn lose(&mut self, jobs: usize) {
-        if jobs > 0 {
-            self.processing -= jobs;
-            self.in_flight -= 1;
-            self.abandoned += jobs as u64;
-        }
+        self.processing -= jobs;
+        self.in_flight -= 1;
+        self.abandoned += jobs as u64;
     }
 }

@@ -11,11 +11,12 @@
 //!   with the worker, however it ends.
 //! - The loop awaits nothing but the `select!`: no processor, no hook.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{self, Wake, Waker};
 use std::time::Duration;
-use std::{future, mem};
 
 use tokio::task::coop;
 use tokio::time::{Instant, timeout};
@@ -49,8 +50,8 @@ pub(crate) struct Worker<J, R, P, S: BatchStorage<J, R>> {
     storage: S,
     /// What has left a storage of the user's.
     departures: Arc<Departures>,
-    /// What is owed for each batch in flight, by its number.
-    running: BTreeMap<u64, Arc<Replies<R>>>,
+    /// What is owed for each batch in flight, with its number, oldest first.
+    running: VecDeque<(u64, Arc<Replies<R>>)>,
     /// What batches were owed for that have ended, to be used again.
     spare: Vec<Arc<Replies<R>>>,
     crew: Crew<J, R, P>,
@@ -71,6 +72,16 @@ struct Ended<J, R>(Arc<Intake<J, R>>);
 impl<J, R> Drop for Ended<J, R> {
     fn drop(&mut self) {
         self.0.ended.cancel();
+    }
+}
+
+/// Wakes the loop to see about the cancellation. So it need not ask the token
+/// whenever it is woken for another reason, which is always but once.
+struct Nudge<J, R>(Arc<Intake<J, R>>);
+
+impl<J: Send, R: Send> Wake for Nudge<J, R> {
+    fn wake(self: Arc<Self>) {
+        self.0.nudge();
     }
 }
 
@@ -99,7 +110,7 @@ where
             inbox: VecDeque::new(),
             storage,
             departures: Arc::default(),
-            running: BTreeMap::new(),
+            running: VecDeque::new(),
             spare: Vec::new(),
             crew,
             next: 0,
@@ -112,41 +123,50 @@ where
     /// Runs until stopped and drained.
     pub(crate) async fn run(mut self, cancel: CancellationToken) -> Result<(), ShutdownTimeout> {
         let mut cancelled = pin!(cancel.cancelled_owned());
+        let nudge = Waker::from(Arc::new(Nudge(Arc::clone(&self.context.intake))));
         let mut timer = pin!(Timer::default());
         loop {
             // A loop that always has a batch to cut lets others run, too.
             coop::consume_budget().await;
             let now = Instant::now();
-            self.look(now);
+            if self.look(now) {
+                let cancelled = cancelled.as_mut();
+                if cancelled
+                    .poll(&mut task::Context::from_waker(&nudge))
+                    .is_ready()
+                {
+                    self.context.intake.close();
+                    self.look(now);
+                }
+            }
+            if self.pending.is_overdue(now) && !self.is_drained() {
+                return Err(self.time_out().await);
+            }
+            while let Some(reason) = self.pending.due(now) {
+                self.flush(reason, now);
+            }
             self.settle();
-            if self.pending.is_drained() && self.queued == 0 {
+            if self.is_drained() {
                 self.crew.dismiss().await;
                 debug!(name = self.name(), "stopped");
                 return Ok(());
             }
-            if self.pending.is_overdue(now) {
-                return Err(self.time_out().await);
-            }
-            let due = self.pending.due(now);
-            let deadline = match due {
-                Some(_) => None,
-                None => self.pending.deadline(),
-            };
-            timer.as_mut().set(deadline, now);
+            timer.as_mut().set(self.pending.deadline(), now);
             tokio::select! {
-                // In this order, so that a stop is not put off by batches that
-                // are due, nor a batch by the jobs behind it.
                 biased;
-                () = &mut cancelled, if !self.pending.is_stopping() => self.context.intake.close(),
-                Some(reason) = future::ready(due) => self.flush(reason, now),
                 () = self.context.intake.changed(self.known(), self.pending.wants()) => {}
                 () = timer.as_mut().elapsed() => {}
             }
         }
     }
 
-    /// Hears what has happened and takes jobs up.
-    fn look(&mut self, now: Instant) {
+    fn is_drained(&self) -> bool {
+        self.pending.is_drained() && self.queued == 0
+    }
+
+    /// Hears what has happened and takes jobs up. Returns whether to see about
+    /// the cancellation.
+    fn look(&mut self, now: Instant) -> bool {
         let news = self.context.intake.look(
             self.pending.room(),
             self.pending.is_flushing(),
@@ -170,8 +190,9 @@ where
             debug!(name = self.name(), "stopping");
             self.pending.stop(now);
             // A stop takes more jobs up than a flush did.
-            self.look(now);
+            return news.nudged | self.look(now);
         }
+        news.nudged
     }
 
     /// Puts the jobs that were taken up into the storage.
@@ -304,7 +325,7 @@ where
             weight += job.weight();
             let (job, reply, origin) = job.into_parts();
             if let Some(origin) = origin {
-                origins.push(*origin);
+                origins.push(origin);
             }
             jobs.push(job);
             reply
@@ -326,7 +347,7 @@ where
             },
         };
         let span = batch.span(origins);
-        self.running.insert(self.next, owed);
+        self.running.push_back((self.next, owed));
         self.crew.assign(batch, span, self.running.len());
         self.next += 1;
         self.pending.started();
@@ -334,12 +355,12 @@ where
 
     /// A batch has ended.
     fn retire(&mut self, number: u64) {
-        let Some(owed) = self.running.remove(&number) else {
+        let found = self.running.binary_search_by_key(&number, |batch| batch.0);
+        let Some((_, owed)) = found.ok().and_then(|at| self.running.remove(at)) else {
             return;
         };
         self.pending.finished();
-        let lost = owed.take_owed();
-        self.context.intake.count(|stats| stats.lose(lost.len()));
+        self.give_up(&owed);
         self.spare.push(owed);
     }
 
@@ -349,7 +370,7 @@ where
             let done = mem::take(&mut self.flushing);
             self.settling.push_back((self.next, done));
         }
-        let oldest = self.running.keys().next().copied().unwrap_or(self.next);
+        let oldest = self.running.front().map_or(self.next, |batch| batch.0);
         while self.settling.front().is_some_and(|(end, _)| *end <= oldest) {
             for reply in self
                 .settling
@@ -398,15 +419,23 @@ where
 }
 
 impl<J, R, P, S: BatchStorage<J, R>> Worker<J, R, P, S> {
+    /// Drops what is still owed for a batch, which answers it, and returns for
+    /// how many jobs.
+    fn give_up(&self, owed: &Replies<R>) -> usize {
+        let lost = owed.take_owed();
+        if !lost.is_empty() {
+            self.context.intake.count(|stats| stats.lose(lost.len()));
+        }
+        lost.len()
+    }
+
     /// Answers every job that is left, as far as it is not answered by being
     /// dropped, and returns how many are left.
     fn abandon(&mut self) -> usize {
         self.crew.abort();
         let mut abandoned = self.context.intake.abandon();
-        for owed in self.running.values() {
-            let lost = owed.take_owed();
-            self.context.intake.count(|stats| stats.lose(lost.len()));
-            abandoned += lost.len();
+        for (_, owed) in &self.running {
+            abandoned += self.give_up(owed);
         }
         self.context.intake.count(|stats| {
             let pending = mem::take(&mut stats.pending);
