@@ -91,10 +91,9 @@ pub(crate) struct News {
     /// Jobs that moved into the inbox, and their weight.
     pub(crate) taken: usize,
     pub(crate) weight: u128,
-    /// Whom to answer when the flush that they requested is done.
-    pub(crate) flushes: Vec<Reply<()>>,
-    /// How many jobs at the front of the queue are meant by these flushes.
-    pub(crate) ahead: usize,
+    /// Where flushes were requested, how many jobs at the front of the queue
+    /// they mean.
+    pub(crate) flush: Option<usize>,
 }
 
 pub(crate) enum Refusal {
@@ -226,44 +225,40 @@ impl<J, R> Intake<J, R> {
     // What the loop does.
 
     /// Takes up to `room` jobs out of the queue, lets the line move up, and
-    /// says what else has happened. While the loop is busy `flushing`, later
-    /// requests to flush stay where they are.
+    /// says what else has happened. Requests to flush are added to `flushing`;
+    /// they stay where they are while the loop is busy with earlier ones.
     pub(crate) fn look(
         &self,
         room: usize,
-        flushing: bool,
+        flushing: Option<&mut Vec<Reply<()>>>,
         inbox: &mut VecDeque<PendingJob<J, R>>,
         finished: &mut Vec<u64>,
     ) -> News {
         let mut state = self.lock();
         state.asleep = None;
         mem::swap(&mut state.finished, finished);
-        let requested = if flushing {
-            Vec::new()
-        } else {
-            mem::take(&mut state.flushes)
-        };
-        let ahead = requested.last().map(|flush| flush.ahead);
-        let (taken, weight) = state.take(room.min(ahead.unwrap_or(usize::MAX)), inbox);
+        let flush = flushing.and_then(|flushing| {
+            let ahead = state.flushes.last()?.ahead;
+            flushing.extend(state.flushes.drain(..).map(|flush| flush.done));
+            Some(ahead)
+        });
+        let (taken, weight) = state.take(room.min(flush.unwrap_or(usize::MAX)), inbox);
         for flush in &mut state.flushes {
             flush.ahead -= taken;
         }
         state.stats.pending += taken;
-        let closed = state.closed;
-        let nudged = mem::take(&mut state.nudged);
         let wakers = state.move_up(self.capacity);
-        let queued = state.queue.len();
-        drop(state);
-        wakers.into_iter().for_each(Waker::wake);
-        News {
-            closed,
-            nudged,
-            queued,
+        let news = News {
+            closed: state.closed,
+            nudged: mem::take(&mut state.nudged),
             taken,
             weight,
-            flushes: requested.into_iter().map(|flush| flush.done).collect(),
-            ahead: ahead.map_or(0, |ahead| ahead - taken),
-        }
+            flush: flush.map(|ahead| ahead - taken),
+            queued: state.queue.len(),
+        };
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        news
     }
 
     /// Waits until there is news, or as many jobs as the loop `wants`.
@@ -395,7 +390,7 @@ impl<J, R> State<J, R> {
     /// Lets the line into the room there is and returns whom to tell.
     fn move_up(&mut self, capacity: usize) -> Vec<Waker> {
         let mut wakers = Vec::new();
-        while self.has_room(capacity) {
+        while self.line.len() > 0 && self.has_room(capacity) {
             let waker = match self.line.pop() {
                 None => break,
                 Some(Waiting::Job(job, waker)) => {

@@ -72,10 +72,11 @@ pub struct PendingJob<J, R> {
     extra: Option<Box<Extra>>,
 }
 
+/// What few jobs have.
 #[derive(Default)]
-struct Extra {
+pub(crate) struct Extra {
     /// The span the job was submitted in.
-    span: Option<Span>,
+    pub(crate) span: Option<Span>,
     /// Set where the storage is a user's own.
     watched: Option<Watched>,
 }
@@ -144,9 +145,9 @@ impl<J, R> PendingJob<J, R> {
         }
     }
 
-    pub(crate) fn into_parts(self) -> (J, Reply<R>, Option<Span>) {
-        let span = self.extra.and_then(|extra| extra.span);
-        (self.job, self.reply, span)
+    #[inline]
+    pub(crate) fn into_parts(self) -> (J, Reply<R>, Option<Box<Extra>>) {
+        (self.job, self.reply, self.extra)
     }
 
     /// Gives the job back to a caller who gets no handle for it.
@@ -220,9 +221,8 @@ pub(crate) struct Ticket {
     pub(crate) number: u64,
 }
 
-/// How far a job has come on its way into the queue.
+/// What keeps a job out of the queue.
 enum Way {
-    Accepted,
     Waiting(Wait),
     /// It will never be accepted.
     Refused(JobError),
@@ -259,24 +259,24 @@ pub(crate) struct Receipt<R>(oneshot::Receiver<Answer<R>>);
 
 impl<R> Receipt<R> {
     pub(crate) fn accepted(self) -> JobHandle<R> {
-        self.handle(Way::Accepted)
+        self.handle(None)
     }
 
     pub(crate) fn waiting(self, room: Arc<dyn Room>, ticket: Ticket) -> JobHandle<R> {
-        self.handle(Way::Waiting(Wait {
+        self.handle(Some(Way::Waiting(Wait {
             room,
             ticket,
             in_line: false,
             answered: false,
-        }))
+        })))
     }
 
     /// A handle that says why its job was not accepted; the reply says the same.
     pub(crate) fn refused(self, error: JobError) -> JobHandle<R> {
-        self.handle(Way::Refused(error))
+        self.handle(Some(Way::Refused(error)))
     }
 
-    fn handle(self, way: Way) -> JobHandle<R> {
+    fn handle(self, way: Option<Way>) -> JobHandle<R> {
         JobHandle { reply: self.0, way }
     }
 }
@@ -307,7 +307,8 @@ impl<R> Receipt<R> {
 #[must_use = "dropping the handle loses the result and, where the queue is full, the job"]
 pub struct JobHandle<R> {
     reply: oneshot::Receiver<Answer<R>>,
-    way: Way,
+    /// None once the job has been accepted.
+    way: Option<Way>,
 }
 
 impl<R> JobHandle<R> {
@@ -351,17 +352,14 @@ impl<R> JobHandle<R> {
     /// ```
     pub async fn accepted(&mut self) -> Result<(), JobError> {
         let accepted = match &mut self.way {
-            Way::Accepted => return Ok(()),
-            Way::Refused(error) => return Err(error.clone()),
-            Way::Waiting(wait) => {
+            None => return Ok(()),
+            Some(Way::Refused(error)) => return Err(error.clone()),
+            Some(Way::Waiting(wait)) => {
                 wait.stand_in_line();
                 poll_fn(|cx| wait.room.poll_accepted(wait.ticket, cx)).await
             }
         };
-        self.way = match &accepted {
-            Ok(()) => Way::Accepted,
-            Err(error) => Way::Refused(error.clone()),
-        };
+        self.way = accepted.clone().err().map(Way::Refused);
         accepted
     }
 
@@ -401,16 +399,23 @@ impl<R> JobHandle<R> {
     pub fn blocking_wait(mut self) -> Result<R, JobError> {
         self.stand_in_line();
         let answer = self.reply.blocking_recv();
-        if let Way::Waiting(wait) = &mut self.way {
-            wait.answered = true;
-        }
+        note_answer(&mut self.way);
         answer.unwrap_or(Err(JobError::Abandoned))
     }
 
+    #[inline]
     fn stand_in_line(&mut self) {
-        if let Way::Waiting(wait) = &mut self.way {
+        if let Some(Way::Waiting(wait)) = &mut self.way {
             wait.stand_in_line();
         }
+    }
+}
+
+/// Where the reply is there, nothing is left to withdraw.
+#[inline]
+fn note_answer(way: &mut Option<Way>) {
+    if let Some(Way::Waiting(wait)) = way {
+        wait.answered = true;
     }
 }
 
@@ -420,10 +425,7 @@ impl<R> Future for JobHandle<R> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.stand_in_line();
         let answer = ready!(Pin::new(&mut self.reply).poll(cx));
-        if let Way::Waiting(wait) = &mut self.way {
-            // There is nothing left to withdraw.
-            wait.answered = true;
-        }
+        note_answer(&mut self.way);
         Poll::Ready(answer.unwrap_or(Err(JobError::Abandoned)))
     }
 }
@@ -432,7 +434,7 @@ impl<R> fmt::Debug for JobHandle<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.way {
             _ if self.is_finished() => "finished",
-            Way::Waiting(_) => "waiting for room",
+            Some(Way::Waiting(_)) => "waiting for room",
             _ => "accepted",
         };
         f.debug_tuple("JobHandle").field(&state).finish()

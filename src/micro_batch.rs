@@ -420,10 +420,16 @@ impl<J, R> Owner<J, R> {
     }
 
     /// Returns the job's weight, or why it cannot be accepted.
+    #[inline]
     fn weigh(&self, job: &J) -> Result<usize, JobError> {
-        let Some(weigher) = &self.weigher else {
-            return Ok(0);
-        };
+        match &self.weigher {
+            None => Ok(0),
+            Some(weigher) => self.weigh_by(weigher, job),
+        }
+    }
+
+    #[inline(never)]
+    fn weigh_by(&self, weigher: &Weigher<J>, job: &J) -> Result<usize, JobError> {
         let weight = guard(|| weigher(job)).map_err(JobError::Panicked)?;
         let limit = self.max_batch_weight;
         if weight > limit {

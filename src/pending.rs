@@ -269,6 +269,11 @@ impl Pending {
         Some(Wants { jobs, weight })
     }
 
+    /// What all pending jobs weigh.
+    pub(crate) fn weight(&self) -> u128 {
+        self.weight
+    }
+
     /// How long the first pending job has waited.
     pub(crate) fn waited(&self, now: Instant) -> Duration {
         self.arrivals.front().map_or(Duration::ZERO, |(first, _)| {
@@ -312,7 +317,12 @@ impl Pending {
         after(self.epoch, Duration::from_nanos(wait))
     }
 
+    /// What that many arrivals at that time sum to; nothing where no cost has to
+    /// be set against it.
     fn since_epoch(&self, time: Instant, jobs: usize) -> u128 {
+        if self.policy.flush_cost.is_none() {
+            return 0;
+        }
         (time - self.epoch).as_nanos() * jobs as u128
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Worker<J, R, P, S: BatchStorage<J, R>> {
     /// Jobs left in the queue at the last look.
     queued: usize,
     inbox: VecDeque<PendingJob<J, R>>,
+    /// A buffer to be used again.
+    empty: VecDeque<PendingJob<J, R>>,
     storage: S,
     /// What has left a storage of the user's.
     departures: Arc<Departures>,
@@ -108,6 +110,7 @@ where
             cancel_on_drop,
             queued: 0,
             inbox: VecDeque::new(),
+            empty: VecDeque::new(),
             storage,
             departures: Arc::default(),
             running: VecDeque::new(),
@@ -167,9 +170,12 @@ where
     /// Hears what has happened and takes jobs up. Returns whether to see about
     /// the cancellation.
     fn look(&mut self, now: Instant) -> bool {
+        if self.inbox.capacity() == 0 {
+            mem::swap(&mut self.inbox, &mut self.empty);
+        }
         let news = self.context.intake.look(
             self.pending.room(),
-            self.pending.is_flushing(),
+            (!self.pending.is_flushing()).then_some(&mut self.flushing),
             &mut self.inbox,
             &mut self.finished,
         );
@@ -178,9 +184,8 @@ where
         }
         self.queued = news.queued;
         self.pending.took(news.taken);
-        if !news.flushes.is_empty() {
-            self.flushing.extend(news.flushes);
-            self.pending.flush(news.ahead);
+        if let Some(ahead) = news.flush {
+            self.pending.flush(ahead);
         }
         if news.taken > 0 {
             self.pending.arrive(news.taken, news.weight, now);
@@ -287,7 +292,11 @@ where
             let left = self.see_off();
             self.lose(left.saturating_sub(taken.len()));
         } else {
-            self.pending.leave(taken.len(), total_weight(&taken));
+            let weight = match self.pending.weight() {
+                0 => 0,
+                _ => total_weight(&taken),
+            };
+            self.pending.leave(taken.len(), weight);
         }
         taken
     }
@@ -307,6 +316,7 @@ where
     }
 
     /// Hands a batch to the crew.
+    #[inline(never)]
     fn launch(&mut self, mut taken: Vec<PendingJob<J, R>>, reason: FlushReason, waited: Duration) {
         let size = taken.len();
         // Before the batch starts, which counts itself down again.
@@ -323,17 +333,15 @@ where
         let mut origins = Vec::new();
         replies.extend(taken.drain(..).map(|job| {
             weight += job.weight();
-            let (job, reply, origin) = job.into_parts();
-            if let Some(origin) = origin {
-                origins.push(origin);
+            let (job, reply, extra) = job.into_parts();
+            if let Some(extra) = extra {
+                origins.extend(extra.span);
             }
             jobs.push(job);
             reply
         }));
-        if self.inbox.capacity() < taken.capacity() {
-            // The buffer goes round: queue, inbox, storage, batch.
-            self.inbox = taken.into();
-        }
+        // The buffers go round: inbox, queue, storage, batch.
+        self.empty = taken.into();
         owed.put(replies);
         let batch = Batch {
             jobs,

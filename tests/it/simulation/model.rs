@@ -398,8 +398,10 @@ impl Model<'_> {
             Err(timeout) => {
                 let in_time = (deadline..=deadline.saturating_add(LATE)).contains(&over);
                 let lost = seen.jobs.iter().filter(|job| job.lost).count() as u64;
-                let abandoned = seen.stats.map(|stats| stats.abandoned - lost);
-                let right = abandoned.is_none_or(|count| count == timeout.abandoned as u64);
+                // A storage may lose jobs before the stop, or at its very end.
+                let abandoned = seen.stats.map(|stats| stats.abandoned);
+                let right = abandoned
+                    .is_none_or(|all| (all - lost..=all).contains(&(timeout.abandoned as u64)));
                 let none =
                     timeout.abandoned == 0 && self.scenario.options.storage != Storage::Overstates;
                 let in_vain = self.flights().any(|flight| flight.end >= deadline)
