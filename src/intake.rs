@@ -70,7 +70,7 @@ struct State<J, R> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wants {
     pub(crate) jobs: usize,
-    pub(crate) weight: u128,
+    pub(crate) weight: usize,
 }
 
 /// A request to flush all that was accepted before it.
@@ -345,10 +345,15 @@ impl<J, R> State<J, R> {
     /// Appends the job, for which there is room, and returns whom to wake.
     #[inline]
     fn enqueue(&mut self, job: PendingJob<J, R>, capacity: usize) -> Option<Waker> {
+        self.accept(job);
+        self.rouse_if_satisfied(capacity)
+    }
+
+    #[inline]
+    fn accept(&mut self, job: PendingJob<J, R>) {
         self.queue_weight += job.weight() as u128;
         self.queue.push_back(job);
         self.stats.accepted += 1;
-        self.rouse_if_satisfied(capacity)
     }
 
     /// Whether the queue holds what the loop wants, or all that it can hold.
@@ -356,7 +361,7 @@ impl<J, R> State<J, R> {
         wants.is_some_and(|wants| {
             self.queue.len() >= wants.jobs
                 || (!self.queue.is_empty()
-                    && (self.queue_weight >= wants.weight || !self.has_room(capacity)))
+                    && (self.queue_weight >= wants.weight as u128 || !self.has_room(capacity)))
         })
     }
 
@@ -394,7 +399,7 @@ impl<J, R> State<J, R> {
             let waker = match self.line.pop() {
                 None => break,
                 Some(Waiting::Job(job, waker)) => {
-                    wakers.extend(self.enqueue(job, capacity));
+                    self.accept(job);
                     waker
                 }
                 Some(Waiting::Reservation(waker)) => {
@@ -403,8 +408,11 @@ impl<J, R> State<J, R> {
                 }
                 Some(Waiting::Refused | Waiting::Nobody) => None,
             };
-            wakers.extend(waker);
+            if let Some(waker) = waker {
+                wakers.push(waker);
+            }
         }
+        wakers.extend(self.rouse_if_satisfied(capacity));
         wakers
     }
 }

@@ -265,7 +265,8 @@ impl Pending {
         } else {
             policy.max_batch_size - self.jobs
         };
-        let weight = (policy.max_batch_weight as u128).saturating_sub(self.weight);
+        let pending = usize::try_from(self.weight).unwrap_or(usize::MAX);
+        let weight = policy.max_batch_weight.saturating_sub(pending);
         Some(Wants { jobs, weight })
     }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::{fmt, mem};
 
-use crate::job::PendingJob;
+use crate::job::{PendingJob, total_weight};
 
 /// Holds the jobs that the loop has taken up until their batch is cut: in an
 /// order and within limits of its own.
@@ -119,12 +119,12 @@ impl<J: Send + 'static, R: Send + 'static> BatchStorage<J, R> for MemoryStorage<
     }
 
     fn take(&mut self, max_jobs: usize, max_weight: usize) -> Vec<PendingJob<J, R>> {
-        let count = fitting(self.jobs.iter().take(max_jobs), max_weight);
-        if count < self.jobs.len() {
-            return self.jobs.drain(..count).collect();
+        if self.jobs.len() <= max_jobs && total_weight(&self.jobs) <= max_weight as u128 {
+            // All there is: hand out the buffer itself.
+            return mem::take(&mut self.jobs).into();
         }
-        // All there is: hand out the buffer itself.
-        mem::take(&mut self.jobs).into()
+        let count = fitting(self.jobs.iter().take(max_jobs), max_weight);
+        self.jobs.drain(..count).collect()
     }
 }
 
