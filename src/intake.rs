@@ -242,7 +242,9 @@ impl<J, R> Intake<J, R> {
             flushing.extend(state.flushes.drain(..).map(|flush| flush.done));
             Some(ahead)
         });
-        let (taken, weight) = state.take(room.min(flush.unwrap_or(usize::MAX)), inbox);
+        // A stop flushes all there is.
+        let meant = flush.filter(|_| !state.closed).unwrap_or(usize::MAX);
+        let (taken, weight) = state.take(room.min(meant), inbox);
         for flush in &mut state.flushes {
             flush.ahead -= taken;
         }
@@ -253,7 +255,7 @@ impl<J, R> Intake<J, R> {
             nudged: mem::take(&mut state.nudged),
             taken,
             weight,
-            flush: flush.map(|ahead| ahead - taken),
+            flush: flush.map(|ahead| ahead.saturating_sub(taken)),
             queued: state.queue.len(),
         };
         drop(state);

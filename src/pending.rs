@@ -165,7 +165,10 @@ impl Pending {
     /// A flush of what is pending and of that many jobs of the queue was
     /// requested.
     pub(crate) fn flush(&mut self, ahead: usize) {
-        self.flushing = Some(ahead);
+        // A stop flushes all there is.
+        if self.stopping.is_none() {
+            self.flushing = Some(ahead);
+        }
         self.stalled = None;
     }
 

@@ -86,6 +86,43 @@ async fn a_stop_flushes_what_is_pending_at_once() {
     }
 }
 
+/// A request to flush that had to wait for another was heard when the stop had
+/// begun. It once kept the jobs behind it in the queue, so that a batch with room
+/// for them went without.
+#[tokio::test(start_paused = true)]
+async fn a_stop_fills_its_batches_whatever_flushes_go_on() {
+    for early in [false, true] {
+        a_stop_fills_its_batches(early).await;
+    }
+}
+
+/// With the stop, the loop hears of a batch that has ended, or does not.
+async fn a_stop_fills_its_batches(early: bool) {
+    let gate = Gate::closed();
+    let batcher = run(MicroBatch::builder(gate.clone()).max_batch_size(10));
+    let mut handles = submit(&batcher, [0]);
+    let mut flushes = vec![tokio::spawn(batcher.flush())];
+    settle().await;
+    handles.extend(submit(&batcher, [1]));
+    for _ in 0..2 {
+        flushes.push(tokio::spawn(batcher.flush()));
+        settle().await;
+    }
+    handles.extend(submit(&batcher, 2..4));
+    if early {
+        gate.pass(9);
+    }
+    let stop = tokio::spawn(batcher.shutdown());
+    settle().await;
+    gate.pass(9);
+    soon(stop).await.expect("no panic").expect("drains");
+    assert_eq!(gate.batches(), [vec![0], vec![1, 2, 3]]);
+    for flush in flushes {
+        soon(flush).await.expect("no panic");
+    }
+    assert!(results(handles).await.into_iter().eq(0..4));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stop_processes_everything_accepted_in_order() {
     for way in WAYS {
