@@ -19,7 +19,7 @@ use crate::intake::Wants;
 use crate::report::FlushReason;
 
 /// The limits and choices that decide when a batch is due.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Policy {
     pub(crate) max_batch_size: usize,
     /// `usize::MAX` where weight does not matter.
@@ -37,7 +37,7 @@ pub(crate) struct Policy {
     pub(crate) chooses: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Pending {
     policy: Policy,
     jobs: usize,
@@ -55,14 +55,14 @@ pub(crate) struct Pending {
     stalled: Option<Stall>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Stop {
     /// `None` where the deadline is beyond the end of time.
     deadline: Option<Instant>,
 }
 
 /// The storage holds jobs and gave none.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Stall {
     /// When to ask it again, though nothing has happened.
     again: Option<Instant>,

@@ -1,0 +1,92 @@
+//! The real intake, brought into a state of the model.
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use crate::intake::{Intake, Known, News};
+use crate::job::{PendingJob, Reply, Room};
+use crate::state::{Job, State};
+
+pub struct Desk(Intake<Job, ()>);
+
+#[derive(Default)]
+struct Bell(AtomicBool);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Desk {
+    pub fn new(state: &State, capacity: usize) -> Self {
+        let desk = Self(Intake::new(capacity));
+        let mut marks = state.marks.iter().peekable();
+        for (at, job) in state.queue.iter().enumerate() {
+            while marks.next_if(|mark| mark.ahead == at).is_some() {
+                desk.flush();
+            }
+            desk.submit(*job);
+        }
+        marks.for_each(|_| desk.flush());
+        for job in &state.line {
+            desk.submit(*job);
+        }
+        for number in &state.finished {
+            desk.finish(*number);
+        }
+        if state.closed {
+            desk.close();
+        }
+        desk
+    }
+
+    pub fn submit(&self, job: Job) {
+        let (job, _) = PendingJob::new(job, job.weight.into());
+        if let Ok(Some(ticket)) = self.0.push(job) {
+            self.0.stand_in_line(ticket);
+        }
+    }
+
+    pub fn flush(&self) {
+        let (done, _) = Reply::new();
+        self.0.flush(done);
+    }
+
+    pub fn finish(&self, batch: u64) {
+        self.0.finished(batch);
+    }
+
+    pub fn close(&self) {
+        self.0.close();
+    }
+
+    /// Has the loop look, and returns which jobs it gets and which batches have
+    /// ended.
+    pub fn look(&self, room: usize, flushing: bool) -> (News, Vec<Job>, Vec<u64>) {
+        let (mut inbox, mut finished) = (VecDeque::new(), Vec::new());
+        let news = self.0.look(room, flushing, &mut inbox, &mut finished);
+        let jobs = inbox.iter().map(|job| *job.job()).collect();
+        (news, jobs, finished)
+    }
+
+    /// Whether the loop, which goes to sleep over this, is woken by the event;
+    /// `None` if it does not even fall asleep.
+    pub fn wakes(&self, state: &State, event: impl FnOnce(&Self)) -> Option<bool> {
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(Arc::clone(&bell));
+        let known = Known {
+            closed: state.pending.is_stopping(),
+            flushing: state.pending.is_flushing(),
+        };
+        let changed = pin!(self.0.changed(known, state.pending.wants()));
+        if let Poll::Ready(()) = changed.poll(&mut Context::from_waker(&waker)) {
+            return None;
+        }
+        event(self);
+        Some(bell.0.load(Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,171 @@
+//! What is explored: a policy, and what its surroundings may do.
+
+use std::time::Duration;
+
+use crate::pending::Policy;
+
+/// No run lasts that long, in milliseconds.
+pub const END_OF_TIME: u8 = 200;
+
+pub struct Setup {
+    pub name: &'static str,
+    pub policy: Policy,
+    pub capacity: usize,
+    pub cancel_on_drop: bool,
+    /// The weights that a job may have.
+    pub weights: &'static [u8],
+    pub jobs: u8,
+    pub flushes: usize,
+    /// How often a storage does not do as it is told.
+    pub pranks: u8,
+    /// Until when the clock goes on by the tick, and the loop may be late; from
+    /// then on only where a timer is set. In milliseconds.
+    pub horizon: u8,
+}
+
+impl Setup {
+    fn new(name: &'static str, policy: Policy) -> Self {
+        Self {
+            name,
+            policy,
+            capacity: 3,
+            cancel_on_drop: false,
+            weights: &[0],
+            jobs: 4,
+            flushes: 1,
+            pranks: 0,
+            horizon: 5,
+        }
+    }
+
+    fn weighing(self, limit: usize, weights: &'static [u8]) -> Self {
+        let policy = Policy {
+            max_batch_weight: limit,
+            ..self.policy
+        };
+        Self {
+            policy,
+            weights,
+            ..self
+        }
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    /// A storage of the user's, which is offered all that the queue holds.
+    fn choosing(mut self, pranks: u8) -> Self {
+        self.policy.chooses = true;
+        self.policy.backlog = self.policy.max_batch_size.max(self.capacity);
+        Self { pranks, ..self }
+    }
+
+    /// Whether nothing but company, a request or a stop lets a job go.
+    pub fn never(&self) -> bool {
+        let policy = &self.policy;
+        policy.interval == Duration::MAX && !policy.flush_when_idle && policy.flush_cost.is_none()
+    }
+}
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn batches(max_batch_size: usize, max_in_flight: usize) -> Policy {
+    Policy {
+        max_batch_size,
+        max_batch_weight: usize::MAX,
+        interval: ms(2),
+        max_in_flight,
+        flush_when_idle: false,
+        flush_cost: None,
+        shutdown_timeout: ms(3),
+        backlog: max_batch_size,
+        chooses: false,
+    }
+}
+
+/// Size and flights, with everything else that there is, one after the other
+/// and some of it together.
+pub fn all() -> Vec<Setup> {
+    let policy = batches;
+    let idle = |size, flights| Policy {
+        flush_when_idle: true,
+        ..batches(size, flights)
+    };
+    let cost = |size, flights, cost| Policy {
+        flush_cost: Some(ms(cost)),
+        interval: ms(9),
+        ..batches(size, flights)
+    };
+    let never = |size, flights| Policy {
+        interval: Duration::MAX,
+        ..batches(size, flights)
+    };
+    let patient = |policy: Policy| Policy {
+        shutdown_timeout: Duration::MAX,
+        ..policy
+    };
+    vec![
+        Setup::new("1 job", policy(1, 1)),
+        Setup::new("1 job, 2 in flight", policy(1, 2)),
+        Setup::new("2 jobs", policy(2, 1)),
+        Setup::new("2 jobs, 2 in flight", policy(2, 2)),
+        Setup::new("3 jobs", policy(3, 1)).with(|setup| setup.jobs = 5),
+        Setup::new("3 jobs, 2 in flight", policy(3, 2)),
+        Setup::new("3 jobs, queue of 1", policy(3, 1)).with(|setup| setup.capacity = 1),
+        Setup::new("2 jobs, 2 flushes", policy(2, 1)).with(|setup| setup.flushes = 2),
+        Setup::new("weight 2, jobs of 0 and 1", policy(3, 1)).weighing(2, &[0, 1]),
+        Setup::new("weight 3, jobs of 1 and 2", policy(3, 2)).weighing(3, &[1, 2]),
+        Setup::new("weight 2, jobs of 1 and 2, idle", idle(3, 1)).weighing(2, &[1, 2]),
+        Setup::new("idle, 2 jobs", idle(2, 1)),
+        Setup::new("idle, 3 jobs, 2 in flight", idle(3, 2)),
+        Setup::new("idle, never", {
+            Policy {
+                flush_when_idle: true,
+                ..never(3, 1)
+            }
+        }),
+        Setup::new("cost 2", cost(3, 1, 2)),
+        Setup::new("cost 4, 2 in flight", cost(3, 2, 4)),
+        Setup::new("cost 5 beyond the interval", {
+            Policy {
+                interval: ms(3),
+                ..cost(3, 1, 5)
+            }
+        }),
+        Setup::new("cost 3, idle, 2 in flight", {
+            Policy {
+                flush_when_idle: true,
+                ..cost(2, 2, 3)
+            }
+        }),
+        Setup::new("cost 4, weight 3", cost(3, 1, 4)).weighing(3, &[1, 2]),
+        Setup::new("never", never(3, 1)),
+        Setup::new("never, 2 in flight, weight 2", never(3, 2)).weighing(2, &[0, 1]),
+        Setup::new("no end to a stop", patient(policy(2, 1))),
+        Setup::new("no end to a stop, never", patient(never(2, 2))),
+        Setup::new("cancel on drop", policy(2, 1)).with(|setup| setup.cancel_on_drop = true),
+        Setup::new("cancel on drop, idle", idle(2, 2)).with(|setup| {
+            setup.cancel_on_drop = true;
+            setup.jobs = 3;
+        }),
+        Setup::new("storage, 1 job", policy(1, 1)).choosing(1),
+        Setup::new("storage, 2 jobs", policy(2, 1))
+            .choosing(2)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("storage, 2 in flight", policy(2, 2))
+            .choosing(1)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("storage, idle", idle(2, 1)).choosing(1),
+        Setup::new("storage, cost 4", cost(3, 1, 4)).choosing(1),
+        Setup::new("storage, weight 2", policy(3, 1))
+            .choosing(1)
+            .weighing(2, &[1, 2])
+            .with(|setup| setup.jobs = 3),
+        Setup::new("storage, never", never(2, 1)).choosing(1),
+        Setup::new("storage, no end to a stop", patient(policy(2, 1))).choosing(1),
+    ]
+}

@@ -1,0 +1,715 @@
+//! A state of the loop and of its surroundings, and what can happen next.
+//!
+//! [`Pending`] and the intake are those of the crate. What `worker.rs` does
+//! with them is told here again, call by call; `replay.rs` sees to it that it
+//! is told as it is.
+
+use std::mem;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::desk::Desk;
+use crate::pending::Pending;
+use crate::report::FlushReason;
+use crate::setup::{END_OF_TIME, Setup};
+
+/// Jobs are numbered in the order in which they are accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Job {
+    pub id: u8,
+    pub weight: u8,
+}
+
+/// A job in the storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Held {
+    pub job: Job,
+    /// In milliseconds, as all times here.
+    pub since: u8,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Batch {
+    pub number: u64,
+    pub jobs: Vec<u8>,
+}
+
+/// A request to flush that the loop has not heard of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Mark {
+    pub ahead: usize,
+    pub request: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Request {
+    /// How many jobs had been accepted before.
+    pub accepted: u8,
+    /// How many before the last of the requests that were heard together, which
+    /// are answered together.
+    pub together: u8,
+    pub answered: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// About to look.
+    Turn,
+    /// About to poll what it waits for.
+    Poll,
+    Asleep,
+    Ended {
+        abandoned: Option<usize>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    Submit { weight: u8 },
+    DropHandle { id: u8 },
+    Flush,
+    Cancel,
+    Shutdown,
+    Advance { to: u8 },
+    Finish { batch: u64 },
+    Step(Option<Prank>),
+}
+
+/// What a storage does instead of what it is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Prank {
+    /// Drops the newest of the jobs it is given.
+    Refuse,
+    /// Drops the oldest job, and gives of the others.
+    Evict,
+    /// Drops all it has.
+    Clear,
+    /// Loses all it has without dropping it.
+    Leak,
+    GiveNothing,
+    GiveOne,
+    GiveLast,
+    /// Gives all it has, whatever the limits.
+    GiveAll,
+}
+
+impl Prank {
+    pub const ALL: [Self; 8] = [
+        Self::Refuse,
+        Self::Evict,
+        Self::Clear,
+        Self::Leak,
+        Self::GiveNothing,
+        Self::GiveOne,
+        Self::GiveLast,
+        Self::GiveAll,
+    ];
+}
+
+/// What a step can do wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fault {
+    Size,
+    Weight,
+    Flights,
+    Order,
+    TwoAnswers,
+    NotDue,
+    LeftInQueue,
+    Past,
+    FlushTooSoon,
+    StopTooSoon,
+    Intake,
+    Waited,
+}
+
+/// A batch that was started.
+#[derive(Debug)]
+pub struct Cut {
+    pub jobs: Vec<u8>,
+    pub reason: FlushReason,
+    pub waited: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct State {
+    pub pending: Pending,
+    pub now: u8,
+    pub phase: Phase,
+    /// The callers: how many jobs they have submitted, and which of these are
+    /// answered, or leaked, or not wanted any more; one bit a job.
+    pub submitted: u8,
+    pub answered: u8,
+    pub leaked: u8,
+    pub unwanted: u8,
+    pub requests: Vec<Request>,
+    pub cancelled: bool,
+    /// The intake.
+    pub line: Vec<Job>,
+    pub queue: Vec<Job>,
+    pub marks: Vec<Mark>,
+    pub finished: Vec<u64>,
+    pub closed: bool,
+    /// The loop.
+    pub storage: Vec<Held>,
+    pub running: Vec<Batch>,
+    pub next: u64,
+    pub flushing: Vec<usize>,
+    pub settling: Vec<(u64, Vec<usize>)>,
+    pub stopped: Option<u8>,
+    /// When the storage gave nothing, while it is left alone for that.
+    pub stalled: Option<u8>,
+    pub pranks: u8,
+    pub fault: Option<Fault>,
+}
+
+/// Returns the time so many milliseconds after the start.
+pub fn at(millis: u8) -> Instant {
+    static START: OnceLock<Instant> = OnceLock::new();
+    *START.get_or_init(Instant::now) + Duration::from_millis(millis.into())
+}
+
+/// Returns when a timer goes off that is set to that time.
+pub fn rounded(time: Instant) -> u8 {
+    let since = time - at(0);
+    let millis = since.as_nanos().div_ceil(1_000_000);
+    u8::try_from(millis).unwrap_or(END_OF_TIME).min(END_OF_TIME)
+}
+
+impl State {
+    pub fn new(setup: &Setup) -> Self {
+        Self {
+            pending: Pending::new(setup.policy.clone(), at(0)),
+            now: 0,
+            phase: Phase::Turn,
+            submitted: 0,
+            answered: 0,
+            leaked: 0,
+            unwanted: 0,
+            requests: Vec::new(),
+            cancelled: false,
+            line: Vec::new(),
+            queue: Vec::new(),
+            marks: Vec::new(),
+            finished: Vec::new(),
+            closed: false,
+            storage: Vec::new(),
+            running: Vec::new(),
+            next: 0,
+            flushing: Vec::new(),
+            settling: Vec::new(),
+            stopped: None,
+            stalled: None,
+            pranks: setup.pranks,
+            fault: None,
+        }
+    }
+
+    /// When the timer goes off.
+    pub fn timer(&self) -> Option<u8> {
+        self.pending.deadline().map(rounded)
+    }
+
+    /// The batches that the processor has in hand.
+    pub fn in_hand(&self) -> impl Iterator<Item = &Batch> {
+        let ended = |batch: &&Batch| !self.finished.contains(&batch.number);
+        self.running.iter().filter(ended)
+    }
+
+    pub fn actions(&self, setup: &Setup, actions: &mut Vec<Action>) {
+        if self.fault.is_some() || self.now >= END_OF_TIME {
+            return;
+        }
+        match self.phase {
+            Phase::Ended { .. } => return,
+            Phase::Turn => {
+                actions.push(Action::Step(None));
+                let pranks = Prank::ALL.iter().filter(|_| self.pranks > 0);
+                actions.extend(pranks.map(|prank| Action::Step(Some(*prank))));
+            }
+            Phase::Poll => actions.push(Action::Step(None)),
+            Phase::Asleep => {}
+        }
+        if !self.closed && self.submitted < setup.jobs {
+            let weights = setup.weights.iter();
+            actions.extend(weights.map(|weight| Action::Submit { weight: *weight }));
+        }
+        if setup.cancel_on_drop {
+            let held = self.storage.iter().map(|held| held.job);
+            let jobs = self.queue.iter().copied().chain(held);
+            let wanted = jobs.filter(|job| self.unwanted & bit(job.id) == 0);
+            actions.extend(wanted.map(|job| Action::DropHandle { id: job.id }));
+        }
+        if self.requests.len() < setup.flushes {
+            actions.push(Action::Flush);
+        }
+        if !self.closed && !self.cancelled {
+            actions.extend([Action::Cancel, Action::Shutdown]);
+        }
+        let in_hand = self.in_hand();
+        actions.extend(in_hand.map(|batch| Action::Finish {
+            batch: batch.number,
+        }));
+        // The clock means nothing to a loop that has nothing pending.
+        if !self.storage.is_empty() || self.stopped.is_some() {
+            let timer = self.timer().filter(|_| self.phase == Phase::Asleep);
+            let mut times: Vec<u8> = timer.into_iter().collect();
+            if self.now < setup.horizon {
+                times.push(self.now + 1);
+                times.extend(timer.map(|time| time + 1));
+            }
+            times.sort_unstable();
+            times.dedup();
+            actions.extend(times.into_iter().map(|to| Action::Advance { to }));
+        }
+    }
+
+    /// Does what the action says, and shows the batch that it starts.
+    pub fn act(&mut self, setup: &Setup, action: Action, seen: &mut dyn FnMut(Cut)) {
+        match action {
+            Action::Submit { weight } => {
+                let job = Job {
+                    id: self.submitted,
+                    weight,
+                };
+                self.tell(setup, |desk| desk.submit(job));
+                self.submitted += 1;
+                if self.queue.len() < setup.capacity {
+                    self.queue.push(job);
+                } else {
+                    self.line.push(job);
+                }
+            }
+            Action::DropHandle { id } => self.unwanted |= bit(id),
+            Action::Flush => {
+                self.tell(setup, Desk::flush);
+                self.marks.push(Mark {
+                    ahead: self.queue.len(),
+                    request: self.requests.len(),
+                });
+                let accepted = self.submitted - count(&self.line);
+                self.requests.push(Request {
+                    accepted,
+                    together: accepted,
+                    answered: false,
+                });
+            }
+            Action::Cancel => {
+                self.cancelled = true;
+                if self.phase == Phase::Asleep {
+                    self.phase = Phase::Poll;
+                }
+            }
+            Action::Shutdown => {
+                self.tell(setup, Desk::close);
+                self.close();
+            }
+            Action::Advance { to } => {
+                self.now = to;
+                let over = self.timer().is_some_and(|timer| timer <= to);
+                if self.phase == Phase::Asleep && over {
+                    self.phase = Phase::Poll;
+                }
+            }
+            Action::Finish { batch } => {
+                self.tell(setup, |desk| desk.finish(batch));
+                let jobs = self.in_hand().find(|running| running.number == batch);
+                for id in jobs.map_or_else(Vec::new, |batch| batch.jobs.clone()) {
+                    self.answer(id);
+                }
+                self.finished.push(batch);
+            }
+            Action::Step(mut prank) => self.step(setup, &mut prank, seen),
+        }
+    }
+
+    /// One step of the loop.
+    pub fn step(&mut self, setup: &Setup, prank: &mut Option<Prank>, seen: &mut dyn FnMut(Cut)) {
+        match self.phase {
+            Phase::Turn => self.turn(setup, prank, seen),
+            Phase::Poll => self.poll(setup),
+            Phase::Asleep | Phase::Ended { .. } => {}
+        }
+    }
+
+    // What the surroundings do.
+
+    /// Tells the intake, which may wake the loop.
+    fn tell(&mut self, setup: &Setup, event: impl FnOnce(&Desk)) {
+        if self.phase != Phase::Asleep {
+            return;
+        }
+        match Desk::new(self, setup.capacity).wakes(self, event) {
+            Some(false) => {}
+            Some(true) => self.phase = Phase::Poll,
+            None => self.fault = Some(Fault::Intake),
+        }
+    }
+
+    fn close(&mut self) {
+        self.closed = true;
+        for job in mem::take(&mut self.line) {
+            self.answer(job.id);
+        }
+    }
+
+    fn answer(&mut self, id: u8) {
+        if self.answered & bit(id) != 0 {
+            self.fault = Some(Fault::TwoAnswers);
+        }
+        self.answered |= bit(id);
+    }
+
+    fn answer_requests(&mut self, requests: Vec<usize>) {
+        for request in requests {
+            let request = &mut self.requests[request];
+            request.answered = true;
+            let meant = bit(request.accepted) - 1;
+            if meant & !(self.answered | self.leaked) != 0 {
+                self.fault = Some(Fault::FlushTooSoon);
+            }
+        }
+    }
+
+    // What the loop does.
+
+    fn turn(&mut self, setup: &Setup, prank: &mut Option<Prank>, seen: &mut dyn FnMut(Cut)) {
+        let now = at(self.now);
+        self.look(setup, prank);
+        self.settle();
+        if self.pending.is_drained() && self.queue.is_empty() {
+            self.end(setup, false);
+        } else if self.pending.is_overdue(now) {
+            self.end(setup, true);
+        } else {
+            match self.pending.due(now) {
+                Some(_) if self.cancelled && !self.pending.is_stopping() => self.close(),
+                Some(reason) => self.flush(setup, prank, reason, seen),
+                None => {
+                    self.phase = Phase::Poll;
+                    self.forget_the_past(setup);
+                }
+            }
+        }
+    }
+
+    /// With nothing pending nothing matters of what was, so that the clock can
+    /// start again: states that differ only by when they are count once.
+    fn forget_the_past(&mut self, setup: &Setup) {
+        let pending = !self.storage.is_empty() || !self.flushing.is_empty();
+        if pending || self.stopped.is_some() || self.stalled.is_some() {
+            return;
+        }
+        let mut fresh = Pending::new(setup.policy.clone(), at(0));
+        self.running.iter().for_each(|_| fresh.started());
+        let with_a_job = |pending: &Pending| {
+            let mut pending = pending.clone();
+            pending.arrive(1, 0, at(self.now));
+            pending
+        };
+        if with_a_job(&self.pending) != with_a_job(&fresh) {
+            self.fault = Some(Fault::Past);
+        }
+        self.pending = fresh;
+        self.now = 0;
+    }
+
+    fn poll(&mut self, setup: &Setup) {
+        let desk = Desk::new(self, setup.capacity);
+        let over = self.timer().is_some_and(|timer| timer <= self.now);
+        self.phase = if self.cancelled && !self.pending.is_stopping() {
+            self.close();
+            Phase::Turn
+        } else if over || desk.wakes(self, |_| {}).is_none() {
+            Phase::Turn
+        } else {
+            Phase::Asleep
+        };
+    }
+
+    fn look(&mut self, setup: &Setup, prank: &mut Option<Prank>) {
+        let now = at(self.now);
+        let flushing = self.pending.is_flushing();
+        let desk = Desk::new(self, setup.capacity);
+        let (news, taken, mut finished) = desk.look(self.pending.room(), flushing);
+        let requests = self.take_up(setup, &taken, flushing);
+        if requests.len() != news.flushes.len() || self.queue.len() != news.queued {
+            self.fault = Some(Fault::Intake);
+        }
+        while let Some(number) = finished.pop() {
+            self.retire(number);
+        }
+        self.pending.took(news.taken);
+        if !news.flushes.is_empty() {
+            let together = requests
+                .last()
+                .map_or(0, |last| self.requests[*last].accepted);
+            for request in &requests {
+                self.requests[*request].together = together;
+            }
+            self.flushing.extend(requests);
+            self.pending.flush(news.ahead);
+            self.stalled = None;
+        }
+        if news.taken > 0 {
+            self.pending.arrive(news.taken, news.weight, now);
+            self.stalled = None;
+            self.store(setup, prank, taken);
+        }
+        if news.closed && !self.pending.is_stopping() {
+            self.pending.stop(now);
+            self.stopped = Some(self.now);
+            self.stalled = None;
+            self.look(setup, prank);
+        }
+    }
+
+    /// Does to the intake what a look does to it, and returns which requests
+    /// were heard.
+    fn take_up(&mut self, setup: &Setup, taken: &[Job], flushing: bool) -> Vec<usize> {
+        if !self.queue.starts_with(taken) {
+            self.fault = Some(Fault::Order);
+            return Vec::new();
+        }
+        self.queue.drain(..taken.len());
+        let room = setup.capacity - self.queue.len();
+        let up = self.line.drain(..room.min(self.line.len()));
+        self.queue.extend(up);
+        self.finished.clear();
+        if flushing {
+            for mark in &mut self.marks {
+                mark.ahead -= taken.len();
+            }
+            return Vec::new();
+        }
+        self.marks.drain(..).map(|mark| mark.request).collect()
+    }
+
+    fn store(&mut self, setup: &Setup, prank: &mut Option<Prank>, jobs: Vec<Job>) {
+        let since = self.now;
+        let held = jobs.into_iter().map(|job| Held { job, since });
+        self.storage.extend(held);
+        if setup.policy.chooses && self.plays(prank, |prank| prank == Prank::Refuse) {
+            let refused = self.storage.pop();
+            self.lose(refused);
+        }
+    }
+
+    /// Whether the storage plays the prank.
+    fn plays(&mut self, prank: &mut Option<Prank>, which: impl Fn(Prank) -> bool) -> bool {
+        let plays = prank.take_if(|prank| which(*prank)).is_some();
+        self.pranks -= u8::from(plays);
+        plays
+    }
+
+    /// Drops jobs that the storage had.
+    fn lose(&mut self, jobs: impl IntoIterator<Item = Held>) {
+        for held in jobs {
+            self.answer(held.job.id);
+            self.see_off(held);
+        }
+    }
+
+    fn see_off(&mut self, held: Held) {
+        let weight = held.job.weight.into();
+        self.pending.leave_one(weight, at(held.since));
+    }
+
+    fn flush(
+        &mut self,
+        setup: &Setup,
+        prank: &mut Option<Prank>,
+        mut reason: FlushReason,
+        seen: &mut dyn FnMut(Cut),
+    ) {
+        if !self.holds(setup, reason, self.now) {
+            self.fault = Some(Fault::NotDue);
+        }
+        // What a storage has dropped of a look's jobs is made up for at the next.
+        let left = !setup.policy.chooses && !self.queue.is_empty();
+        if left && reason == FlushReason::Shutdown {
+            self.fault = Some(Fault::LeftInQueue);
+        }
+        let waited = self.pending.waited(at(self.now));
+        if waited != at(self.now) - at(self.oldest().unwrap_or(self.now)) {
+            self.fault = Some(Fault::Waited);
+        }
+        let heavy = self.pending.is_full_by_weight();
+        let taken = self.cut(setup, prank);
+        if taken.is_empty() {
+            if self.storage.is_empty() {
+                self.pending.forget();
+            } else {
+                self.pending.stall(at(self.now));
+                self.stalled = Some(self.now);
+            }
+            return;
+        }
+        if reason == FlushReason::Size && heavy && taken.len() < setup.policy.max_batch_size {
+            reason = FlushReason::Weight;
+        }
+        let wanted = |job: &Job| self.unwanted & bit(job.id) == 0;
+        let (jobs, unwanted): (Vec<Job>, Vec<Job>) = taken.into_iter().partition(wanted);
+        for job in unwanted {
+            self.answer(job.id);
+        }
+        if !jobs.is_empty() {
+            self.launch(setup, &jobs);
+            seen(Cut {
+                jobs: jobs.iter().map(|job| job.id).collect(),
+                reason,
+                waited,
+            });
+        }
+    }
+
+    fn cut(&mut self, setup: &Setup, prank: &mut Option<Prank>) -> Vec<Job> {
+        let policy = &setup.policy;
+        let mut taken = self.give(setup, prank);
+        let fits = fitting(setup, &taken);
+        self.storage.extend(taken.drain(fits..));
+        let jobs: Vec<Job> = taken.iter().map(|held| held.job).collect();
+        if policy.chooses {
+            for held in taken {
+                self.see_off(held);
+            }
+        } else {
+            let weight = jobs.iter().map(|job| u128::from(job.weight)).sum();
+            self.pending.leave(jobs.len(), weight);
+            let behind = self.storage.iter().map(|held| held.job);
+            let order = jobs.iter().copied().chain(behind).map(|job| job.id);
+            if !order.is_sorted() {
+                self.fault = Some(Fault::Order);
+            }
+        }
+        jobs
+    }
+
+    /// What the storage does when it is asked for a batch.
+    fn give(&mut self, setup: &Setup, prank: &mut Option<Prank>) -> Vec<Held> {
+        let played = *prank;
+        if !self.plays(prank, |prank| prank != Prank::Refuse) {
+            let fits = fitting(setup, &self.storage);
+            return self.storage.drain(..fits).collect();
+        }
+        match played {
+            Some(Prank::Evict) => {
+                let oldest = self.storage.drain(..1).collect::<Vec<_>>();
+                self.lose(oldest);
+                let fits = fitting(setup, &self.storage);
+                self.storage.drain(..fits).collect()
+            }
+            Some(Prank::Clear) => {
+                let all = mem::take(&mut self.storage);
+                self.lose(all);
+                Vec::new()
+            }
+            Some(Prank::Leak) => {
+                for held in mem::take(&mut self.storage) {
+                    self.leaked |= bit(held.job.id);
+                }
+                Vec::new()
+            }
+            Some(Prank::GiveOne) => self.storage.drain(..1).collect(),
+            Some(Prank::GiveLast) => self.storage.pop().into_iter().collect(),
+            Some(Prank::GiveAll) => mem::take(&mut self.storage),
+            Some(Prank::GiveNothing | Prank::Refuse) | None => Vec::new(),
+        }
+    }
+
+    fn launch(&mut self, setup: &Setup, jobs: &[Job]) {
+        let policy = &setup.policy;
+        let weight: usize = jobs.iter().map(|job| usize::from(job.weight)).sum();
+        if jobs.len() > policy.max_batch_size {
+            self.fault = Some(Fault::Size);
+        }
+        if weight > policy.max_batch_weight {
+            self.fault = Some(Fault::Weight);
+        }
+        self.running.push(Batch {
+            number: self.next,
+            jobs: jobs.iter().map(|job| job.id).collect(),
+        });
+        self.next += 1;
+        if self.running.len() > policy.max_in_flight {
+            self.fault = Some(Fault::Flights);
+        }
+        self.pending.started();
+    }
+
+    fn retire(&mut self, number: u64) {
+        self.running.retain(|batch| batch.number != number);
+        self.pending.finished();
+        self.stalled = None;
+    }
+
+    fn settle(&mut self) {
+        if self.pending.flushed() {
+            let done = mem::take(&mut self.flushing);
+            self.settling.push((self.next, done));
+        }
+        let oldest = self.running.first().map_or(self.next, |batch| batch.number);
+        while self.settling.first().is_some_and(|(end, _)| *end <= oldest) {
+            let (_, done) = self.settling.remove(0);
+            self.answer_requests(done);
+        }
+        if self.running.is_empty() {
+            // All are settled: count from the start again.
+            self.next = 0;
+        }
+    }
+
+    fn end(&mut self, setup: &Setup, overdue: bool) {
+        self.close();
+        let queued = mem::take(&mut self.queue).into_iter().map(|job| job.id);
+        let held = mem::take(&mut self.storage).into_iter();
+        let in_hand: Vec<u8> = self
+            .in_hand()
+            .flat_map(|batch| batch.jobs.clone())
+            .collect();
+        let left: Vec<u8> = queued
+            .chain(held.map(|held| held.job.id))
+            .chain(in_hand)
+            .collect();
+        let drained = left.is_empty();
+        let in_time = self.stopped.is_some_and(|stopped| {
+            let timeout = setup.policy.shutdown_timeout;
+            at(self.now) - at(stopped) < timeout
+        });
+        if self.stopped.is_none() || (overdue && in_time) || (!overdue && !drained) {
+            self.fault = Some(Fault::StopTooSoon);
+        }
+        self.phase = Phase::Ended {
+            abandoned: overdue.then_some(left.len()),
+        };
+        for id in left {
+            self.answer(id);
+        }
+        self.running.clear();
+        for request in &mut self.requests {
+            request.answered = true;
+        }
+    }
+}
+
+fn bit(id: u8) -> u8 {
+    1 << id
+}
+
+fn count<T>(list: &[T]) -> u8 {
+    u8::try_from(list.len()).unwrap_or(u8::MAX)
+}
+
+/// Returns how many of the jobs, from the first, may go together.
+fn fitting(setup: &Setup, jobs: &[Held]) -> usize {
+    let mut room = setup.policy.max_batch_weight;
+    let first = jobs.iter().take(setup.policy.max_batch_size);
+    first
+        .map_while(|held| {
+            room = room.checked_sub(held.job.weight.into())?;
+            Some(())
+        })
+        .count()
+}
