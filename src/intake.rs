@@ -111,7 +111,7 @@ impl<J, R> Intake<J, R> {
                 reserved: 0,
                 line: Line::default(),
                 closed: false,
-                nudged: true,
+                nudged: false,
                 ended: false,
                 flushes: Vec::new(),
                 finished: Vec::new(),

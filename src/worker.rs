@@ -128,6 +128,7 @@ where
         let mut cancelled = pin!(cancel.cancelled_owned());
         let nudge = Waker::from(Arc::new(Nudge(Arc::clone(&self.context.intake))));
         let mut timer = pin!(Timer::default());
+        self.context.intake.nudge();
         loop {
             // A loop that always has a batch to cut lets others run, too.
             coop::consume_budget().await;
@@ -145,8 +146,11 @@ where
             if self.pending.is_overdue(now) && !self.is_drained() {
                 return Err(self.time_out().await);
             }
-            while let Some(reason) = self.pending.due(now) {
+            if let Some(reason) = self.pending.due(now) {
                 self.flush(reason, now);
+                if self.queued > 0 || self.pending.due(now).is_some() {
+                    continue;
+                }
             }
             self.settle();
             if self.is_drained() {

@@ -12,6 +12,15 @@ use crate::state::{Job, State};
 
 pub struct Desk(Intake<Job, ()>);
 
+/// What the loop gets at a look.
+pub struct Look {
+    pub news: News,
+    pub taken: Vec<Job>,
+    pub finished: Vec<u64>,
+    /// How many requests to flush.
+    pub requests: usize,
+}
+
 #[derive(Default)]
 struct Bell(AtomicBool);
 
@@ -41,6 +50,9 @@ impl Desk {
         if state.closed {
             desk.close();
         }
+        if state.nudged {
+            desk.nudge();
+        }
         desk
     }
 
@@ -64,13 +76,21 @@ impl Desk {
         self.0.close();
     }
 
-    /// Has the loop look, and returns which jobs it gets and which batches have
-    /// ended.
-    pub fn look(&self, room: usize, flushing: bool) -> (News, Vec<Job>, Vec<u64>) {
-        let (mut inbox, mut finished) = (VecDeque::new(), Vec::new());
-        let news = self.0.look(room, flushing, &mut inbox, &mut finished);
-        let jobs = inbox.iter().map(|job| *job.job()).collect();
-        (news, jobs, finished)
+    pub fn nudge(&self) {
+        self.0.nudge();
+    }
+
+    /// Has the loop look.
+    pub fn look(&self, room: usize, flushing: bool) -> Look {
+        let (mut inbox, mut finished, mut requests) = (VecDeque::new(), Vec::new(), Vec::new());
+        let requested = (!flushing).then_some(&mut requests);
+        let news = self.0.look(room, requested, &mut inbox, &mut finished);
+        Look {
+            news,
+            taken: inbox.iter().map(|job| *job.job()).collect(),
+            finished,
+            requests: requests.len(),
+        }
     }
 
     /// Whether the loop, which goes to sleep over this, is woken by the event;

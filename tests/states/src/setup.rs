@@ -130,6 +130,12 @@ pub fn all() -> Vec<Setup> {
         }),
         Setup::new("cost 2", cost(3, 1, 2)),
         Setup::new("cost 4, 2 in flight", cost(3, 2, 4)),
+        Setup::new("cost 4 and a nanosecond", {
+            Policy {
+                flush_cost: Some(ms(4) + Duration::from_nanos(1)),
+                ..cost(3, 1, 4)
+            }
+        }),
         Setup::new("cost 5 beyond the interval", {
             Policy {
                 interval: ms(3),

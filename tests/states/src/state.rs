@@ -146,6 +146,8 @@ pub struct State {
     pub unwanted: u8,
     pub requests: Vec<Request>,
     pub cancelled: bool,
+    /// The loop has to see about that.
+    pub nudged: bool,
     /// The intake.
     pub line: Vec<Job>,
     pub queue: Vec<Job>,
@@ -190,6 +192,7 @@ impl State {
             unwanted: 0,
             requests: Vec::new(),
             cancelled: false,
+            nudged: false,
             line: Vec::new(),
             queue: Vec::new(),
             marks: Vec::new(),
@@ -297,10 +300,9 @@ impl State {
                 });
             }
             Action::Cancel => {
+                self.tell(setup, Desk::nudge);
                 self.cancelled = true;
-                if self.phase == Phase::Asleep {
-                    self.phase = Phase::Poll;
-                }
+                self.nudged = true;
             }
             Action::Shutdown => {
                 self.tell(setup, Desk::close);
@@ -377,22 +379,29 @@ impl State {
 
     fn turn(&mut self, setup: &Setup, prank: &mut Option<Prank>, seen: &mut dyn FnMut(Cut)) {
         let now = at(self.now);
-        self.look(setup, prank);
-        self.settle();
-        if self.pending.is_drained() && self.queue.is_empty() {
-            self.end(setup, false);
-        } else if self.pending.is_overdue(now) {
-            self.end(setup, true);
-        } else {
-            match self.pending.due(now) {
-                Some(_) if self.cancelled && !self.pending.is_stopping() => self.close(),
-                Some(reason) => self.flush(setup, prank, reason, seen),
-                None => {
-                    self.phase = Phase::Poll;
-                    self.forget_the_past(setup);
-                }
+        if self.look(setup, prank) {
+            self.close();
+            self.look(setup, prank);
+        }
+        if self.pending.is_overdue(now) && !self.is_drained() {
+            return self.end(setup, true);
+        }
+        if let Some(reason) = self.pending.due(now) {
+            self.flush(setup, prank, reason, seen);
+            if !self.queue.is_empty() || self.pending.due(now).is_some() {
+                return;
             }
         }
+        self.settle();
+        if self.is_drained() {
+            return self.end(setup, false);
+        }
+        self.phase = Phase::Poll;
+        self.forget_the_past(setup);
+    }
+
+    fn is_drained(&self) -> bool {
+        self.pending.is_drained() && self.queue.is_empty()
     }
 
     /// With nothing pending nothing matters of what was, so that the clock can
@@ -419,30 +428,29 @@ impl State {
     fn poll(&mut self, setup: &Setup) {
         let desk = Desk::new(self, setup.capacity);
         let over = self.timer().is_some_and(|timer| timer <= self.now);
-        self.phase = if self.cancelled && !self.pending.is_stopping() {
-            self.close();
-            Phase::Turn
-        } else if over || desk.wakes(self, |_| {}).is_none() {
+        self.phase = if over || desk.wakes(self, |_| {}).is_none() {
             Phase::Turn
         } else {
             Phase::Asleep
         };
     }
 
-    fn look(&mut self, setup: &Setup, prank: &mut Option<Prank>) {
+    /// Returns whether there is a cancellation to see about.
+    fn look(&mut self, setup: &Setup, prank: &mut Option<Prank>) -> bool {
         let now = at(self.now);
         let flushing = self.pending.is_flushing();
         let desk = Desk::new(self, setup.capacity);
-        let (news, taken, mut finished) = desk.look(self.pending.room(), flushing);
-        let requests = self.take_up(setup, &taken, flushing);
-        if requests.len() != news.flushes.len() || self.queue.len() != news.queued {
+        let seen = desk.look(self.pending.room(), flushing);
+        let news = seen.news;
+        let requests = self.take_up(setup, &seen.taken, flushing);
+        if requests.len() != seen.requests || self.queue.len() != news.queued {
             self.fault = Some(Fault::Intake);
         }
-        while let Some(number) = finished.pop() {
+        for number in seen.finished {
             self.retire(number);
         }
         self.pending.took(news.taken);
-        if !news.flushes.is_empty() {
+        if let Some(ahead) = news.flush {
             let together = requests
                 .last()
                 .map_or(0, |last| self.requests[*last].accepted);
@@ -450,20 +458,21 @@ impl State {
                 self.requests[*request].together = together;
             }
             self.flushing.extend(requests);
-            self.pending.flush(news.ahead);
+            self.pending.flush(ahead);
             self.stalled = None;
         }
         if news.taken > 0 {
             self.pending.arrive(news.taken, news.weight, now);
             self.stalled = None;
-            self.store(setup, prank, taken);
+            self.store(setup, prank, seen.taken);
         }
         if news.closed && !self.pending.is_stopping() {
             self.pending.stop(now);
             self.stopped = Some(self.now);
             self.stalled = None;
-            self.look(setup, prank);
+            return news.nudged | self.look(setup, prank);
         }
+        news.nudged
     }
 
     /// Does to the intake what a look does to it, and returns which requests
@@ -478,6 +487,7 @@ impl State {
         let up = self.line.drain(..room.min(self.line.len()));
         self.queue.extend(up);
         self.finished.clear();
+        self.nudged = false;
         if flushing {
             for mark in &mut self.marks {
                 mark.ahead -= taken.len();
