@@ -70,7 +70,8 @@ fn ten_thousand_seeds_hold() {
                 Ok(seed) => current = seed,
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
-                    eprintln!("stuck; replay with\n{}", panics::replay(current));
+                    let command = panics::replay(current);
+                    panics::tell(&format!("seed {current} is stuck, replay with\n{command}"));
                     std::process::exit(101);
                 }
             }

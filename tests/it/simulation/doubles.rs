@@ -33,6 +33,12 @@ impl Task {
     }
 
     pub(crate) fn weigh(&self) -> usize {
+        let again = self
+            .world
+            .with_job(self.id, |job, _| std::mem::replace(&mut job.weighed, true));
+        if again {
+            self.world.blame(format!("job {}: weighed twice", self.id));
+        }
         if let Some(door) = self.world.door() {
             door.look();
         }

@@ -14,6 +14,7 @@ fn options() -> Options {
         queue_capacity: 2,
         max_in_flight: 1,
         flush_when_idle: false,
+        flush_cost: None,
         cancel_on_drop: false,
         shutdown_timeout: Some(50),
         hook: false,

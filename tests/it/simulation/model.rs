@@ -202,9 +202,8 @@ impl Model<'_> {
             FlushReason::Interval => options
                 .interval
                 .is_some_and(|interval| report.waited >= interval),
-            FlushReason::Idle => options.flush_when_idle && others.count() == 0,
-            // No scenario sets a cost.
-            FlushReason::Cost => false,
+            FlushReason::Idle => options.flushes_when_idle() && others.count() == 0,
+            FlushReason::Cost => self.was_worth_its_cost(batch),
             FlushReason::Requested => self.seen.flushes.iter().any(|flush| {
                 flush.asked <= batch.began && flush.answered.is_none_or(|at| at >= batch.began)
             }),
@@ -242,6 +241,18 @@ impl Model<'_> {
                 || options.cancel_on_drop
                 || !options.storage.is_plain()
                 || next.is_none_or(|next| weight + next > limit)
+        })
+    }
+
+    /// Whether the jobs of the batch can have waited together for as long as a
+    /// flush costs. Some of those that did may have been withdrawn, or kept by
+    /// their storage.
+    fn was_worth_its_cost(&self, batch: &BatchSeen) -> bool {
+        let options = &self.scenario.options;
+        let entered = (batch.jobs.iter()).filter_map(|&id| self.seen.jobs[id].entered);
+        let waited: u64 = entered.map(|entered| batch.began.ms - entered.ms).sum();
+        options.cost().is_some_and(|cost| {
+            waited >= cost || options.cancel_on_drop || !options.storage.is_plain()
         })
     }
 
@@ -398,10 +409,14 @@ impl Model<'_> {
             Err(timeout) => {
                 let in_time = (deadline..=deadline.saturating_add(LATE)).contains(&over);
                 let lost = seen.jobs.iter().filter(|job| job.lost).count() as u64;
-                // A storage may lose jobs before the stop, or at its very end.
-                let abandoned = seen.stats.map(|stats| stats.abandoned);
-                let right = abandoned
-                    .is_none_or(|all| (all - lost..=all).contains(&(timeout.abandoned as u64)));
+                let abandoned = seen.stats.map(|stats| stats.abandoned - lost);
+                // What a storage loses that panics when it is asked for the last
+                // time counts as well.
+                let panics = matches!(self.scenario.options.storage, Storage::PanicsOnTake(_));
+                let at_last = if panics { lost } else { 0 };
+                let right = abandoned.is_none_or(|count| {
+                    (count..=count + at_last).contains(&(timeout.abandoned as u64))
+                });
                 let none =
                     timeout.abandoned == 0 && self.scenario.options.storage != Storage::Overstates;
                 let in_vain = self.flights().any(|flight| flight.end >= deadline)
@@ -460,7 +475,8 @@ impl Model<'_> {
 
     /// Nobody waits without a reason: while a slot is free and time passes, the
     /// jobs there are make no full batch, none of them has waited for the
-    /// interval, and nobody has asked for them.
+    /// interval, nor all of them together for the cost of a flush, and nobody
+    /// has asked for them.
     fn waiting(&mut self) {
         let options = &self.scenario.options;
         let seen = self.seen;
@@ -472,7 +488,8 @@ impl Model<'_> {
         }
         let over = self.over();
         let mut waits: Vec<_> = (seen.jobs.iter())
-            .filter_map(|job| Wait::of(seen, job, self.surely_accepted(job)?))
+            .filter(|job| !options.cancel_on_drop || !job.batches.is_empty())
+            .filter_map(|job| Some(Wait::of(seen, job, self.surely_accepted(job)?)))
             .collect();
         let mut times: Vec<_> = (waits.iter().flat_map(|wait| [wait.from.ms, wait.until]))
             .chain(self.flights().flat_map(|flight| [flight.start, flight.end]))
@@ -486,11 +503,11 @@ impl Model<'_> {
         for span in times.windows(2) {
             let &[from, to] = span else { continue };
             let in_flight = self.in_flight(from);
-            if in_flight >= options.max_in_flight {
-                continue;
-            }
+            let free = in_flight < options.max_in_flight;
+            let taken_up = free || self.are_all_taken_up(from);
             let mut count = 0;
             let mut weight = 0;
+            let mut together: u64 = 0;
             let mut wrong = None;
             for wait in &mut waits {
                 if !(wait.from.ms..wait.until).contains(&from) {
@@ -498,6 +515,13 @@ impl Model<'_> {
                 }
                 count += 1;
                 weight += wait.weight;
+                if taken_up {
+                    wait.pending += to - from;
+                }
+                together += wait.pending;
+                if !free {
+                    continue;
+                }
                 wait.waited += to - from;
                 if options
                     .interval
@@ -514,18 +538,27 @@ impl Model<'_> {
                     wrong = Some("waits in spite of a stop");
                 }
             }
+            if count == 0 || !free {
+                continue;
+            }
             if count >= options.max_batch_size {
                 wrong = Some("is one of a full batch");
             }
-            if count > 0
-                && options
-                    .max_batch_weight
-                    .is_some_and(|limit| weight >= limit)
+            if options
+                .max_batch_weight
+                .is_some_and(|limit| weight >= limit)
             {
                 wrong = Some("is one of a batch of full weight");
             }
-            if count > 0 && options.flush_when_idle && in_flight == 0 {
+            if options.flushes_when_idle() && in_flight == 0 {
                 wrong = Some("waits while nothing is done");
+            }
+            let late = LATE * count as u64;
+            if options
+                .cost()
+                .is_some_and(|cost| together > cost.saturating_add(late))
+            {
+                wrong = Some("has waited with the others for longer than a flush costs");
             }
             self.check(wrong.is_none(), || {
                 format!(
@@ -539,12 +572,10 @@ impl Model<'_> {
 }
 
 impl Model<'_> {
-    /// A storage that holds jobs is asked for them, and again after the
-    /// interval, while a slot is free.
+    /// A storage that holds jobs is asked for them while a slot is free: within
+    /// the interval, again after it, and at once when a stop comes.
     fn storage(&mut self) {
-        let Some(interval) = self.scenario.options.interval else {
-            return;
-        };
+        let interval = self.scenario.options.interval.unwrap_or(u64::MAX - LATE);
         // One that drops what it has held has younger jobs than it was seen to hold.
         let storage = self.scenario.options.storage;
         if matches!(storage, Storage::Denies | Storage::Forgets(_)) {
@@ -564,15 +595,38 @@ impl Model<'_> {
             if count == 0 || asked == Asked::Yes {
                 waited = 0;
             }
-            if count > 0 {
-                waited += self.free_between(from.ms, to.ms);
+            if count == 0 {
+                continue;
             }
-            self.check(waited <= interval + LATE, || {
+            waited += self.free_between(from.ms, to.ms);
+            let stopped = self.stopped.filter(|stopped| (from..to).contains(stopped));
+            let since_then = stopped.map_or(0, |stopped| self.free_between(stopped.ms, to.ms));
+            self.check(waited <= interval + LATE && since_then == 0, || {
                 format!(
                     "the storage, which held {count} jobs at {from:?}, was forgotten till {to:?}"
                 )
             });
         }
+    }
+
+    /// Whether no job can have been left in the queue at that time, though all
+    /// slots were taken.
+    fn are_all_taken_up(&self, at: u64) -> bool {
+        let options = &self.scenario.options;
+        let waiting = self.seen.jobs.iter().filter(|job| {
+            let began = (job.batches.first()).map(|&number| self.seen.batches[number].began);
+            job.entered.is_some_and(|entered| entered.ms <= at)
+                && job.place != Place::Refused
+                && began.is_none_or(|began| began.ms > at)
+        });
+        let flushing = self.seen.flushes.iter().any(|flush| {
+            flush.asked.ms <= at && flush.answered.is_none_or(|answered| answered.ms > at)
+        });
+        let weights = waiting.map(|job| job.plan.weight);
+        let weighs = |limit| weights.clone().sum::<usize>() >= limit;
+        !flushing
+            && weights.clone().count() <= options.max_batch_size
+            && !options.max_batch_weight.is_some_and(weighs)
     }
 
     /// When the loop was over at the latest.
@@ -614,24 +668,27 @@ impl Model<'_> {
     }
 }
 
-/// A job between its acceptance and its batch.
+/// A job between its acceptance and its batch, if it got into one.
 struct Wait {
     from: Moment,
     until: u64,
     weight: usize,
     /// While there was a free slot.
     waited: u64,
+    /// For how long it had certainly been taken up.
+    pending: u64,
 }
 
 impl Wait {
-    fn of(seen: &Seen, job: &JobSeen, accepted: Moment) -> Option<Self> {
-        let batch = &seen.batches[*job.batches.first()?];
-        Some(Self {
+    fn of(seen: &Seen, job: &JobSeen, accepted: Moment) -> Self {
+        let batch = job.batches.first().map(|&number| &seen.batches[number]);
+        Self {
             from: accepted,
-            until: batch.began.ms,
+            until: batch.map_or(u64::MAX, |batch| batch.began.ms),
             weight: job.plan.weight,
             waited: 0,
-        })
+            pending: 0,
+        }
     }
 }
 

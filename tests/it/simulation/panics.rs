@@ -1,6 +1,7 @@
 //! The panics that a scenario asks for, and those that it does not.
 
 use std::cell::Cell;
+use std::io::Write;
 use std::sync::Once;
 
 const EXPECTED: &str = "expected: ";
@@ -35,19 +36,26 @@ pub(crate) fn of_storage(doing: &str) -> String {
 pub(crate) fn watch(seed: Option<u64>) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let tell = std::panic::take_hook();
+        let default = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             let message = panic.payload().downcast_ref::<String>();
             if message.is_some_and(|message| message.starts_with(EXPECTED)) {
                 return;
             }
             if let Some(seed) = SEED.take() {
-                eprintln!("seed {seed}, replay with\n{}", replay(seed));
+                tell(&format!("seed {seed}, replay with\n{}", replay(seed)));
             }
-            tell(panic);
+            default(panic);
         }));
     });
     SEED.set(seed);
+}
+
+/// Tells it past the test harness, of which there may be nothing left in a
+/// moment.
+pub(crate) fn tell(message: &str) {
+    // Where nobody listens there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{message}");
 }
 
 /// The command that replays a seed.

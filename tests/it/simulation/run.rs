@@ -102,6 +102,9 @@ fn build(world: &Arc<World>) {
         .cancel_on_drop(options.cancel_on_drop)
         .shutdown_timeout(ms(options.shutdown_timeout))
         .name("simulation");
+    if options.flush_cost.is_some() {
+        builder = builder.flush_cost(ms(options.flush_cost));
+    }
     if let Some(limit) = options.max_batch_weight {
         let part = Arc::clone(&world.parts);
         builder = builder.max_batch_weight(limit, move |task: &Task| {

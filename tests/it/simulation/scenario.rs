@@ -30,6 +30,8 @@ pub(crate) struct Options {
     pub(crate) queue_capacity: usize,
     pub(crate) max_in_flight: usize,
     pub(crate) flush_when_idle: bool,
+    /// Of zero, it is another word for `flush_when_idle`.
+    pub(crate) flush_cost: Option<u64>,
     pub(crate) cancel_on_drop: bool,
     pub(crate) shutdown_timeout: Option<u64>,
     pub(crate) hook: bool,
@@ -312,6 +314,15 @@ impl Moods {
 }
 
 impl Options {
+    pub(crate) fn flushes_when_idle(&self) -> bool {
+        self.flush_when_idle || self.flush_cost == Some(0)
+    }
+
+    /// What a flush costs, if that is something.
+    pub(crate) fn cost(&self) -> Option<u64> {
+        self.flush_cost.filter(|cost| *cost > 0)
+    }
+
     fn draw(draw: &mut Draw<'_>, moods: Moods) -> Self {
         Self {
             start: match draw.below(8) {
@@ -332,6 +343,11 @@ impl Options {
             queue_capacity: 1 + draw.below(6),
             max_in_flight: 1 + draw.below(4),
             flush_when_idle: draw.one_in(3),
+            flush_cost: match draw.below(8) {
+                0..5 => None,
+                5..7 => Some(1 + draw.below(40) as u64),
+                _ => draw.pick([Some(u64::MAX), Some(0)]),
+            },
             cancel_on_drop: draw.one_in(2),
             shutdown_timeout: match draw.below(4) {
                 0..3 => Some(1 + draw.below(60) as u64),
@@ -560,11 +576,11 @@ impl Pause {
     }
 }
 
-type OptionWords = [u16; 24];
-type BatchWords = [u16; 12];
-type StepWords = [u16; 18];
+type OptionWords = [u16; 28];
+type BatchWords = [u16; 14];
+type StepWords = [u16; 24];
 
-/// What a scenario is decoded from.
+/// What a scenario is decoded from: enough words for its longest parts.
 #[derive(Debug, Clone)]
 pub(crate) struct Words {
     options: OptionWords,

@@ -49,6 +49,7 @@ pub(crate) struct JobSeen {
     pub(crate) batches: Vec<usize>,
     /// The storage dropped it.
     pub(crate) lost: bool,
+    pub(crate) weighed: bool,
     pub(crate) dropped: bool,
 }
 

@@ -33,6 +33,7 @@ const ALL: &[&str] = &[
     "dropped: pending",
     "flush: done",
     "flush: given up",
+    "flushed by cost",
     "flushed by idle",
     "flushed by interval",
     "flushed by request",

@@ -200,6 +200,7 @@ impl World {
             handle: Handle::Held,
             batches: Vec::new(),
             lost: false,
+            weighed: false,
             dropped: false,
         });
         drop(seen);
