@@ -504,7 +504,6 @@ impl Model<'_> {
             let &[from, to] = span else { continue };
             let in_flight = self.in_flight(from);
             let free = in_flight < options.max_in_flight;
-            let taken_up = free || self.are_all_taken_up(from);
             let mut count = 0;
             let mut weight = 0;
             let mut together: u64 = 0;
@@ -515,7 +514,8 @@ impl Model<'_> {
                 }
                 count += 1;
                 weight += wait.weight;
-                if taken_up {
+                wait.taken_up |= free || self.is_surely_taken_up(wait.from, from);
+                if wait.taken_up {
                     wait.pending += to - from;
                 }
                 together += wait.pending;
@@ -609,24 +609,28 @@ impl Model<'_> {
         }
     }
 
-    /// Whether no job can have been left in the queue at that time, though all
-    /// slots were taken.
-    fn are_all_taken_up(&self, at: u64) -> bool {
+    /// Whether a job accepted by then was not left in the queue at that time,
+    /// though all slots were taken.
+    fn is_surely_taken_up(&self, accepted: Moment, at: u64) -> bool {
         let options = &self.scenario.options;
-        let waiting = self.seen.jobs.iter().filter(|job| {
-            let began = (job.batches.first()).map(|&number| self.seen.batches[number].began);
-            job.entered.is_some_and(|entered| entered.ms <= at)
+        let ahead = self.seen.jobs.iter().filter(|job| {
+            let batch = job
+                .batches
+                .first()
+                .map(|&number| &self.seen.batches[number]);
+            job.entered.is_some_and(|entered| entered < accepted)
                 && job.place != Place::Refused
-                && began.is_none_or(|began| began.ms > at)
+                && batch.is_none_or(|batch| batch.began.ms > at)
         });
-        let flushing = self.seen.flushes.iter().any(|flush| {
-            flush.asked.ms <= at && flush.answered.is_none_or(|answered| answered.ms > at)
+        let (count, weight) = ahead.fold((0, 0), |(count, weight), job| {
+            (count + 1, weight + job.plan.weight)
         });
-        let weights = waiting.map(|job| job.plan.weight);
-        let weighs = |limit| weights.clone().sum::<usize>() >= limit;
-        !flushing
-            && weights.clone().count() <= options.max_batch_size
-            && !options.max_batch_weight.is_some_and(weighs)
+        let mut flushes = self.seen.flushes.iter();
+        count < options.max_batch_size
+            && options.max_batch_weight.is_none_or(|limit| weight < limit)
+            && !flushes.any(|flush| {
+                flush.asked.ms <= at && flush.answered.is_none_or(|answered| answered.ms > at)
+            })
     }
 
     /// When the loop was over at the latest.
@@ -675,7 +679,8 @@ struct Wait {
     weight: usize,
     /// While there was a free slot.
     waited: u64,
-    /// For how long it had certainly been taken up.
+    /// It has certainly been taken up, and for how long.
+    taken_up: bool,
     pending: u64,
 }
 
@@ -687,6 +692,7 @@ impl Wait {
             until: batch.map_or(u64::MAX, |batch| batch.began.ms),
             weight: job.plan.weight,
             waited: 0,
+            taken_up: false,
             pending: 0,
         }
     }

@@ -344,8 +344,8 @@ impl Options {
             max_in_flight: 1 + draw.below(4),
             flush_when_idle: draw.one_in(3),
             flush_cost: match draw.below(8) {
-                0..5 => None,
-                5..7 => Some(1 + draw.below(40) as u64),
+                0..4 => None,
+                4..7 => Some(1 + draw.below(20) as u64),
                 _ => draw.pick([Some(u64::MAX), Some(0)]),
             },
             cancel_on_drop: draw.one_in(2),
