@@ -11,6 +11,7 @@ use microbatch::{
     BatchProcessor, CancellationToken, JobError, MicroBatch, MicroBatchBuilder, ShutdownTimeout,
 };
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc::channel;
 
 use crate::support::{Gate, Reports, assert_balanced, idle, lock, run, submit};
 
@@ -122,6 +123,49 @@ fn callers_may_be_on_another_runtime_without_a_clock() {
         assert!(handle.is_finished());
         batcher.shutdown().await.expect("drains");
     });
+}
+
+/// Each loop has a runtime of its own; its jobs are submitted on the next, and
+/// their results awaited on a third.
+#[test]
+fn many_runtimes_in_one_process_keep_their_results_apart() {
+    const RUNTIMES: usize = 16;
+    const JOBS: u32 = 8_000;
+    let runtimes: Vec<_> = (0..RUNTIMES).map(|_| pool()).collect();
+    let batchers = runtimes.iter().enumerate().map(|(own, runtime)| {
+        let builder = MicroBatch::builder(move |jobs: Vec<u32>| async move {
+            Ok::<_, String>(jobs.into_iter().map(|job| (own, job)).collect())
+        });
+        runtime.block_on(async { run(builder.max_batch_size(50).flush_when_idle(true)) })
+    });
+    let batchers: Vec<_> = batchers.collect();
+    let waiting = batchers.iter().enumerate().map(|(own, batcher)| {
+        let (batcher, (sender, mut handles)) = (batcher.clone(), channel(100));
+        runtimes[(own + 1) % RUNTIMES].spawn(async move {
+            for job in 0..JOBS {
+                let mut handle = batcher.submit(job);
+                handle.accepted().await.expect("open");
+                sender.send((job, handle)).await.expect("received");
+            }
+        });
+        thread::spawn(move || {
+            bare().block_on(async {
+                for job in 0..JOBS {
+                    let (submitted, handle) = handles.recv().await.expect("one a job");
+                    assert_eq!(submitted, job);
+                    assert_eq!(handle.await.expect("succeeds"), (own, job));
+                }
+            });
+        })
+    });
+    for thread in waiting.collect::<Vec<_>>() {
+        thread.join().expect("each gets its own result");
+    }
+    for batcher in batchers {
+        bare().block_on(batcher.shutdown()).expect("drains");
+        assert_eq!(batcher.stats().completed, u64::from(JOBS));
+        assert_balanced(batcher.stats());
+    }
 }
 
 #[test]
