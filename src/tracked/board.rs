@@ -17,7 +17,6 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -75,7 +74,7 @@ where
         let key = id.clone();
         let record = Arc::new(Record {
             id,
-            stage: AtomicU8::new(CLAIMED),
+            stage: Mutex::new(Stage::Claimed),
         });
         let live = Live {
             record: Arc::clone(&record),
@@ -122,8 +121,8 @@ where
         Q: Eq + Hash + ?Sized,
     {
         match self.stage(id) {
-            Some(SUBMITTED) => Some(JobStatus::Submitted),
-            Some(PROCESSING) => Some(JobStatus::Processing),
+            Some(Stage::Submitted) => Some(JobStatus::Submitted),
+            Some(Stage::Processing) => Some(JobStatus::Processing),
             // Of a claim there is nothing to tell, but of the job before it.
             _ => {
                 let outcome = self.finished.get(id)?;
@@ -144,13 +143,13 @@ where
         found
     }
 
-    fn stage<Q>(&self, id: &Q) -> Option<u8>
+    fn stage<Q>(&self, id: &Q) -> Option<Stage>
     where
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
         let all = self.lock();
-        Some(all.get(id)?.record.stage.load(Ordering::Acquire))
+        Some(*all.get(id)?.record.stage())
     }
 }
 
@@ -197,25 +196,36 @@ pub(super) fn finish<K, R>(
     ledger.finish(records.zip(outcomes.map(Arc::new)).collect());
 }
 
-/// Submitted by its claim alone; not seen by others.
-const CLAIMED: u8 = 0;
-const SUBMITTED: u8 = 1;
-const PROCESSING: u8 = 2;
-/// Dropped before the submission was settled, which then decides what that
-/// means.
-const DROPPED: u8 = 3;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Submitted by its claim alone; not seen by others.
+    Claimed,
+    Submitted,
+    Processing,
+    /// Dropped before the submission was settled, which then decides what that
+    /// means.
+    Dropped,
+}
 
 /// What a claim, a job's slot and the board have in common.
 struct Record<K> {
     id: K,
-    stage: AtomicU8,
+    stage: Mutex<Stage>,
 }
 
 impl<K> Record<K> {
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Leaves the state of a claim, unless somebody else was faster.
-    fn leave_claim(&self, to: u8) -> Result<u8, u8> {
-        let order = (Ordering::AcqRel, Ordering::Acquire);
-        self.stage.compare_exchange(CLAIMED, to, order.0, order.1)
+    fn leave_claim(&self, to: Stage) -> Result<(), Stage> {
+        let mut stage = self.stage();
+        if *stage != Stage::Claimed {
+            return Err(*stage);
+        }
+        *stage = to;
+        Ok(())
     }
 }
 
@@ -250,7 +260,7 @@ where
             return self.release(&Err(error));
         }
         self.settled = true;
-        if self.record.leave_claim(SUBMITTED) == Err(DROPPED) {
+        if self.record.leave_claim(Stage::Submitted) == Err(Stage::Dropped) {
             let abandoned = Arc::new(Err(JobError::Abandoned));
             self.board
                 .finish(vec![(Arc::clone(&self.record), abandoned)]);
@@ -266,7 +276,7 @@ where
     fn drop(&mut self) {
         // The submission panicked. Where its job is gone, it was refused, and
         // its drop panicked.
-        if !self.settled && self.record.leave_claim(SUBMITTED) == Err(DROPPED) {
+        if !self.settled && self.record.leave_claim(Stage::Submitted) == Err(Stage::Dropped) {
             let abandoned = Err(JobError::Abandoned);
             self.board.release(&self.record.id, &abandoned);
         }
@@ -287,7 +297,7 @@ impl<K, R> Slot<K, R> {
 
     /// The processor has the job in hand.
     pub(super) fn process(&self) {
-        self.record.stage.store(PROCESSING, Ordering::Release);
+        *self.record.stage() = Stage::Processing;
     }
 
     fn resolve(mut self) -> Arc<Record<K>> {
@@ -298,7 +308,7 @@ impl<K, R> Slot<K, R> {
 
 impl<K, R> Drop for Slot<K, R> {
     fn drop(&mut self) {
-        if !self.resolved && self.record.leave_claim(DROPPED).is_err() {
+        if !self.resolved && self.record.leave_claim(Stage::Dropped).is_err() {
             let abandoned = Arc::new(Err(JobError::Abandoned));
             self.ledger
                 .finish(vec![(Arc::clone(&self.record), abandoned)]);
