@@ -8,6 +8,7 @@ use std::time::Duration;
 use microbatch::{BatchProcessorExt, BlockingProcessor, JobError};
 
 use super::batcher;
+use crate::support::settle;
 
 #[tokio::test]
 async fn runs_every_batch_on_one_thread_of_its_own() {
@@ -90,7 +91,7 @@ async fn an_error_fails_its_batch_and_keeps_the_state() {
     assert_eq!(batcher.submit(1).await.expect("the same state"), 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn dropping_it_finishes_the_batch_in_hand_and_ends_the_thread() {
     let (started, has_started) = mpsc::channel();
     let (go_on, gate) = mpsc::channel::<()>();
@@ -121,11 +122,12 @@ async fn dropping_it_finishes_the_batch_in_hand_and_ends_the_thread() {
             .timeout(Duration::from_millis(1)),
     );
     let handle = batcher.submit(1);
+    settle().await;
+    has_started.recv().expect("the thread has it");
     // The batch is given up while the thread has it in hand, and one more is
     // given up before the thread comes to it.
     let error = handle.await.expect_err("too slow");
     assert!(matches!(error, JobError::Failed(_)));
-    has_started.recv().expect("the thread has it");
     batcher.submit(2).await.expect_err("too slow, too");
     batcher.shutdown().await.expect("drained");
     drop(batcher);
