@@ -7,6 +7,7 @@
 mod batching;
 mod build;
 mod cancel_on_drop;
+mod corpus;
 mod decorators;
 mod edge;
 mod errors;
@@ -22,6 +23,7 @@ mod idle;
 mod interval;
 mod keyed;
 mod observe;
+mod options;
 mod queue;
 mod simulation;
 mod start;
@@ -35,4 +37,5 @@ mod threads;
 mod tower;
 #[cfg(feature = "tracked")]
 mod tracked;
+mod watch;
 mod weight;

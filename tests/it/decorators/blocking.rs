@@ -119,7 +119,7 @@ async fn dropping_it_finishes_the_batch_in_hand_and_ends_the_thread() {
         processor
             .await
             .expect("started")
-            .timeout(Duration::from_millis(1)),
+            .timeout(Duration::from_millis(10)),
     );
     let handle = batcher.submit(1);
     settle().await;

@@ -1,7 +1,7 @@
 //! The panics that a scenario asks for, and those that it does not.
 
 use std::cell::Cell;
-use std::io::Write;
+use std::io::{Write, stderr};
 use std::sync::Once;
 
 const EXPECTED: &str = "expected: ";
@@ -43,19 +43,14 @@ pub(crate) fn watch(seed: Option<u64>) {
                 return;
             }
             if let Some(seed) = SEED.take() {
-                tell(&format!("seed {seed}, replay with\n{}", replay(seed)));
+                // Past the test harness. Where nobody listens there is nobody to
+                // tell.
+                let _ = writeln!(stderr(), "seed {seed}, replay with\n{}", replay(seed));
             }
             default(panic);
         }));
     });
     SEED.set(seed);
-}
-
-/// Tells it past the test harness, of which there may be nothing left in a
-/// moment.
-pub(crate) fn tell(message: &str) {
-    // Where nobody listens there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "{message}");
 }
 
 /// The command that replays a seed.

@@ -1,14 +1,11 @@
 //! What can happen in one run: the options, what becomes of each batch, the
 //! steps of the callers, and how it all ends.
 //!
-//! A scenario is decoded from [`Words`], which come from a seed or from
-//! proptest. A zero stands for the plainest choice everywhere, and every step
+//! A scenario is decoded from [`Words`], which come from a seed, from proptest
+//! or from bytes. A zero stands for the plainest choice everywhere, and every step
 //! has words of its own, so a shrunk list of words is a simpler scenario.
 
 use std::fmt;
-
-use proptest::collection::vec;
-use proptest::prelude::{Strategy, any};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Scenario {
@@ -576,16 +573,19 @@ impl Pause {
     }
 }
 
-type OptionWords = [u16; 28];
-type BatchWords = [u16; 14];
-type StepWords = [u16; 24];
+pub(crate) type OptionWords = [u16; 28];
+pub(crate) type BatchWords = [u16; 14];
+pub(crate) type StepWords = [u16; STEP];
+
+const STEP: usize = 24;
+const MAX_STEPS: usize = 30;
 
 /// What a scenario is decoded from: enough words for its longest parts.
 #[derive(Debug, Clone)]
 pub(crate) struct Words {
-    options: OptionWords,
-    batches: Vec<BatchWords>,
-    steps: Vec<StepWords>,
+    pub(crate) options: OptionWords,
+    pub(crate) batches: Vec<BatchWords>,
+    pub(crate) steps: Vec<StepWords>,
 }
 
 impl Words {
@@ -600,18 +600,24 @@ impl Words {
         }
     }
 
-    /// Any words, which shrink to fewer steps and plainer choices.
-    pub(crate) fn any() -> impl Strategy<Value = Self> {
-        (
-            any::<OptionWords>(),
-            vec(any::<BatchWords>(), 0..12),
-            vec(any::<StepWords>(), 1..30),
-        )
-            .prop_map(|(options, batches, steps)| Self {
-                options,
-                batches,
-                steps,
-            })
+    /// Takes a word from each byte, and zeros once they are used up: how many
+    /// batches there are, the options, the batches, and as many steps as there
+    /// are bytes left for.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
+        let (batches, bytes) = bytes.split_first().unwrap_or((&0, &[]));
+        let mut words = bytes.iter().map(|byte| u16::from(*byte) * 0x101);
+        let mut word = || words.next().unwrap_or(0);
+        let options = std::array::from_fn(|_| word());
+        let batches = (0..batches % 12).map(|_| std::array::from_fn(|_| word()));
+        let batches = batches.collect();
+        let words: Vec<_> = words.take(MAX_STEPS * STEP).collect();
+        let steps = words.chunks(STEP);
+        let steps = steps.map(|words| std::array::from_fn(|at| *words.get(at).unwrap_or(&0)));
+        Self {
+            options,
+            batches,
+            steps: steps.collect(),
+        }
     }
 
     /// Returns the plainest words found of which that still holds.
