@@ -8,6 +8,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream;
 use microbatch::{
     BatchProcessor, BatchReport, BatchStorage, BuildError, CancellationToken, Closed, FlushReason,
     JobError, JobHandle, MemoryStorage, MicroBatch, MicroBatchBuilder, PendingJob, Permit,
@@ -290,4 +291,6 @@ async fn everything_is_debug() {
     assert!(shown(&batcher.reserve().await.expect("room")));
     assert!(shown(&batcher.submit(1)));
     assert!(shown(&MemoryStorage::<u32, u32>::default()));
+    assert!(shown(&batcher.submit_stream(stream::empty(), 1)));
+    assert!(shown(&batcher.submit_stream_unordered(stream::empty(), 1)));
 }
