@@ -6,11 +6,11 @@ use std::fmt::{self, Debug, Display, Formatter};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use microbatch::{BatchProcessor, MicroBatch, MicroBatchBuilder};
+use microbatch::{BatchProcessor, CancellationToken, MicroBatch, MicroBatchBuilder};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::subscriber::DefaultGuard;
-use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Instrument, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
@@ -230,6 +230,17 @@ async fn a_batch_belongs_to_no_caller_and_its_processor_to_the_batch() {
     let batch = &capture.spans("batch")[0];
     assert_eq!(batch.parent, None);
     assert_eq!(capture.spans("inner")[0].parent, Some(batch.id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_does_not_belong_to_who_runs_the_loop() {
+    let (capture, _guard) = Capture::start();
+    let batcher = MicroBatch::builder(Gate::open()).build().expect("valid");
+    let start = batcher.start(CancellationToken::new());
+    tokio::spawn(start.instrument(tracing::info_span!("loop")));
+    results(submit(&batcher, 0..3)).await;
+    assert_eq!(capture.spans("loop").len(), 1);
+    assert_eq!(capture.spans("batch")[0].parent, None);
 }
 
 #[tokio::test(start_paused = true)]
