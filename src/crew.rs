@@ -86,14 +86,8 @@ where
 {
     /// Has a member take the batch, as the last of so many in flight.
     pub(crate) fn assign(&mut self, batch: Batch<J, R, P>, span: Span, in_flight: usize) {
-        let waker = {
-            let mut state = self.board.lock();
-            state.batches.push_back((batch, span));
-            state.call_up()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.board
+            .change(|state| state.batches.push_back((batch, span)));
         if self.members.len() < in_flight {
             let number = self.members.len();
             let board = Arc::clone(&self.board);
@@ -109,7 +103,7 @@ async fn serve<J, R, P: BatchProcessor<J, R>>(board: Arc<Board<J, R, P>>, number
         let size = jobs.len();
         let started = batch.clock();
         let called = span.in_scope(|| guard(|| board.context.processor.process(jobs)));
-        board.called();
+        board.change(|state| state.calling = false);
         // The processor's panics are caught before. What is left are those
         // of values that are dropped: the batch is abandoned.
         let run = AssertUnwindSafe(batch.finish(size, started, called)).catch_unwind();
@@ -143,14 +137,15 @@ impl<J, R, P> Board<J, R, P> {
         .await
     }
 
-    /// The processor has been called, so that another batch may be taken.
-    fn called(&self) {
-        let waker = {
-            let mut state = self.lock();
-            state.calling = false;
-            state.call_up()
-        };
-        if let Some(waker) = waker {
+    /// Changes the state, and wakes an idle member if there is a batch to take
+    /// now.
+    fn change(&self, change: impl FnOnce(&mut State<J, R, P>)) {
+        let mut state = self.lock();
+        change(&mut state);
+        let takes = !state.calling && !state.batches.is_empty();
+        let idle = if takes { state.idle.pop() } else { None };
+        drop(state);
+        if let Some((_, waker)) = idle {
             waker.wake();
         }
     }
@@ -164,15 +159,5 @@ impl<J, R, P> Board<J, R, P> {
         drop(state);
         idle.into_iter().for_each(|(_, waker)| waker.wake());
         batches
-    }
-}
-
-impl<J, R, P> State<J, R, P> {
-    /// Returns an idle member to be woken, if there is a batch to take.
-    fn call_up(&mut self) -> Option<Waker> {
-        if self.calling || self.batches.is_empty() {
-            return None;
-        }
-        self.idle.pop().map(|(_, waker)| waker)
     }
 }

@@ -117,7 +117,7 @@ impl<J, R> PendingJob<J, R> {
             job,
             reply,
             weight,
-            extra: current_span(),
+            extra: origin(),
         };
         (pending, receipt)
     }
@@ -190,14 +190,14 @@ pub(crate) fn total_weight<'a, J: 'a, R: 'a>(
 
 /// Asks for the current span only where the span of a batch would be recorded,
 /// so that a job costs one comparison where nobody listens.
-fn current_span() -> Option<Box<Extra>> {
+fn origin() -> Option<Box<Extra>> {
     if !tracing::span_enabled!(tracing::Level::DEBUG) {
         return None;
     }
     let span = Some(Span::current()).filter(|span| !span.is_none())?;
     Some(Box::new(Extra {
         span: Some(span),
-        watched: None,
+        ..Extra::default()
     }))
 }
 

@@ -320,7 +320,6 @@ where
     }
 
     /// Hands a batch to the crew.
-    #[inline(never)]
     fn launch(&mut self, mut taken: Vec<PendingJob<J, R>>, reason: FlushReason, waited: Duration) {
         let size = taken.len();
         // Before the batch starts, which counts itself down again.
