@@ -119,7 +119,7 @@ impl<J, R> Claim<J, R> {
             state.line.join(ticket);
             return Standing::InLine(ticket);
         }
-        state.reserved += 1;
+        state.reserve();
         // Less room may make what is queued all there can be.
         let waker = state.rouse_if_satisfied(self.intake.capacity);
         drop(state);

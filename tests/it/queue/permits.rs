@@ -124,3 +124,24 @@ async fn reservations_do_not_starve_a_batch() {
     results(handles).await;
     assert_eq!(gate.batches(), [[0, 1, 2, 3]]);
 }
+
+/// The same the other way round: the room is reserved while the loop already
+/// sleeps over an empty queue, and then a job takes what is left of it.
+#[tokio::test(start_paused = true)]
+async fn a_job_beside_a_reservation_does_not_starve_a_batch() {
+    let gate = Gate::open();
+    let batcher = run(MicroBatch::builder(gate.clone())
+        .queue_capacity(2)
+        .max_batch_size(4)
+        .interval(Duration::MAX));
+    let mut handles = submit(&batcher, [0]);
+    settle().await;
+    let permit = soon(batcher.reserve()).await.expect("room");
+    handles.extend(submit(&batcher, [1]));
+    settle().await;
+    handles.push(batcher.try_submit(2).expect("room is made"));
+    settle().await;
+    handles.push(permit.submit(3));
+    results(handles).await;
+    assert_eq!(gate.batches(), [[0, 1, 2, 3]]);
+}
