@@ -3,7 +3,7 @@
 //! tests wait for events only.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -306,4 +306,28 @@ fn a_batch_that_blocks_its_thread_does_not_block_another() {
     let stopped = stop.join().expect("no panic");
     assert!(stopped.expect_err("one batch is blocked").abandoned >= 3);
     drop(release);
+}
+
+/// The task that called the processor is told of the end and holds it until
+/// then, so a stop has to wait for that task as well.
+#[test]
+fn a_processor_is_gone_when_its_stop_is_done() {
+    let pool = pool();
+    for job in 0..200 {
+        let held = Arc::new(());
+        let processor = {
+            let held = Arc::clone(&held);
+            move |jobs: Vec<u32>| {
+                let _held = &held;
+                async move { Ok::<_, String>(jobs) }
+            }
+        };
+        pool.block_on(async {
+            let batcher = MicroBatch::new_running(CancellationToken::new(), processor);
+            let handle = batcher.submit(job);
+            batcher.shutdown().await.expect("in time");
+            assert_eq!(Arc::strong_count(&held), 1);
+            assert_eq!(handle.await.expect("succeeds"), job);
+        });
+    }
 }

@@ -512,6 +512,13 @@ async fn a_live_job_is_found_whatever_the_retention() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn ten_thousand_are_retained_for_an_hour_by_default() {
+    let shown = format!("{:?}", gated(&Gate::open()));
+    assert!(shown.contains("retain_jobs: 10000,"), "{shown}");
+    assert!(shown.contains("retain_for: 3600s"), "{shown}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn values_at_the_edge_are_defined() {
     let builder = || gated(&Gate::open());
     let error = builder().retain_jobs(0).build().unwrap_err();
