@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use microbatch::{FlushReason, JobError, MicroBatch};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
@@ -115,6 +116,8 @@ async fn a_place_that_falls_free_is_taken_at_once() {
     settle().await;
     assert_eq!(gate.batches().len(), 3);
     assert_eq!(gate.inside(), 2);
+    let tasks = Handle::current().metrics().num_alive_tasks();
+    assert_eq!(tasks, 3, "the loop, and one for each batch at once");
 }
 
 /// Tokio's multi-thread scheduler runs the task that was spawned last first,
