@@ -28,8 +28,9 @@ use crate::error::JobError;
 use crate::job::{JobHandle, Reply};
 use crate::panics::message;
 
-/// The cache refuses an age of a thousand years; nobody will miss the rest.
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// A hundred years. The cache refuses an age of a thousand; nobody will miss the
+/// rest.
+const FOR_EVER: Duration = Duration::from_secs(3_153_600_000);
 
 pub(super) struct Board<K, R> {
     live: Mutex<HashMap<K, Live<K, R>>>,
