@@ -54,7 +54,7 @@ async fn call<I: Inserts>(desk: Arc<Desk>, inserts: I, stop: CancellationToken) 
         let Some(record) = desk.take().await else {
             return inserts.finish().await;
         };
-        let line = record.line;
+        let line = record.line();
         let submitted = Instant::now();
         let id = inserts.insert(record).await;
         let latency = submitted.elapsed();

@@ -6,7 +6,9 @@
 
 use std::path::Path;
 
-use crate::database::Database;
+use rusqlite::types::ValueRef;
+
+use crate::database::{Database, Row};
 use crate::pass::Pass;
 use crate::problems::Problems;
 use crate::record::{COLUMNS, Record};
@@ -26,17 +28,19 @@ pub(crate) fn run(
     let mut ids = pass.ledger.ids()?;
     let mut wrong = Problems::default();
     let mut stored = 0;
-    for record in source.records()? {
-        let record = record?;
-        let Some(id) = ids.of(record.line)? else {
-            if complete {
-                wrong.add(format!("{}: no row id came back", source.at(record.line)));
+    for page in source.records()? {
+        for record in page? {
+            let line = record.line();
+            let Some(id) = ids.of(line)? else {
+                if complete {
+                    wrong.add(format!("{}: no row id came back", source.at(line)));
+                }
+                continue;
+            };
+            stored += 1;
+            if let Some(difference) = difference(&record, database.find(id)?.as_ref()) {
+                wrong.add(format!("{}: row {id} {difference}", source.at(line)));
             }
-            continue;
-        };
-        stored += 1;
-        if let Some(difference) = difference(&record, database.find(id)?.as_ref()) {
-            wrong.add(format!("{}: row {id} {difference}", source.at(record.line)));
         }
     }
     let rows = database.count()?;
@@ -47,14 +51,15 @@ pub(crate) fn run(
     Ok(wrong)
 }
 
-fn difference(record: &Record, row: Option<&Record>) -> Option<String> {
+fn difference(record: &Record, row: Option<&Row>) -> Option<String> {
     let Some(row) = row else {
         return Some("does not exist".into());
     };
-    if row.line != record.line {
+    if row.line != record.line() {
         return Some(format!("is that of line {}", row.line));
     }
-    let mut columns = COLUMNS.iter().zip(&record.values).zip(&row.values);
+    let found = row.values.iter().map(ValueRef::from);
+    let mut columns = COLUMNS.iter().zip(record.values()).zip(found);
     let ((column, expected), found) = columns.find(|((_, expected), found)| expected != found)?;
     Some(format!(
         "has {found:?} in `{}`, not {expected:?}",

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use rusqlite::types::{ToSqlOutput, Value};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use crate::record::{COLUMNS, Column, Kind, Record};
@@ -21,6 +22,13 @@ const CHECKPOINT_PAGES: u32 = 1000;
 
 /// More than is ever logged.
 const LOG_MEGABYTES: u32 = 24;
+
+/// What the database has of a record.
+pub(crate) struct Row {
+    pub(crate) line: i64,
+    /// One per column, in their order.
+    pub(crate) values: Vec<Value>,
+}
 
 pub(crate) struct Database {
     connection: Connection,
@@ -102,9 +110,9 @@ impl Database {
         let mut ids = Vec::with_capacity(records.len());
         let mut insert = transaction.prepare_cached(&self.insert)?;
         for record in records {
-            insert.raw_bind_parameter(1, record.line)?;
-            for (index, value) in (2..).zip(&record.values) {
-                insert.raw_bind_parameter(index, value)?;
+            insert.raw_bind_parameter(1, record.line())?;
+            for (index, value) in (2..).zip(record.values()) {
+                insert.raw_bind_parameter(index, ToSqlOutput::Borrowed(value))?;
             }
             insert.raw_execute()?;
             ids.push(transaction.last_insert_rowid());
@@ -124,10 +132,10 @@ impl Database {
         Ok(self.connection.execute_batch(sql)?)
     }
 
-    pub(crate) fn find(&self, id: i64) -> Result<Option<Record>> {
+    pub(crate) fn find(&self, id: i64) -> Result<Option<Row>> {
         let mut select = self.connection.prepare_cached(&self.select)?;
         let record = select.query_row([id], |row| {
-            Ok(Record {
+            Ok(Row {
                 line: row.get(0)?,
                 values: (1..=COLUMNS.len())
                     .map(|index| row.get(index))

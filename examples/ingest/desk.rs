@@ -2,22 +2,19 @@
 //! leave receipts. Both change hands by the page, because waking a thread for
 //! every single one would take longer than storing it.
 
+use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::{mem, vec};
 
 use tokio::sync::{self, mpsc};
 use tokio::task::{self, JoinHandle};
 
 use crate::ledger::{Ledger, Receipt};
-use crate::record::Record;
-use crate::source::Records;
-
-/// Records, or receipts, on a page.
-const PAGE: usize = 256;
+use crate::record::{Page, Record, Rest};
+use crate::source::{PAGE, Records};
 
 pub(crate) struct Desk {
-    page: Mutex<vec::IntoIter<Record>>,
-    pages: sync::Mutex<mpsc::Receiver<Vec<Record>>>,
+    page: Mutex<Rest>,
+    pages: sync::Mutex<mpsc::Receiver<Page>>,
     receipts: Mutex<Vec<Receipt>>,
     filed: mpsc::Sender<Vec<Receipt>>,
 }
@@ -35,7 +32,7 @@ impl Desk {
         let (sender, pages) = mpsc::channel(1);
         let (filed, receiver) = mpsc::channel(1);
         let desk = Self {
-            page: Mutex::default(),
+            page: Mutex::new(Page::new(0).into_iter()),
             pages: sync::Mutex::new(pages),
             receipts: Mutex::default(),
             filed,
@@ -56,7 +53,7 @@ impl Desk {
             }
             let mut pages = self.pages.lock().await;
             // Unless somebody has turned the page in the meantime.
-            if lock(&self.page).len() == 0 {
+            if lock(&self.page).is_empty() {
                 let page = pages.recv().await?;
                 *lock(&self.page) = page.into_iter();
             }
@@ -99,13 +96,13 @@ impl Staff {
     }
 }
 
-fn read(mut file: Records, pages: mpsc::Sender<Vec<Record>>) -> anyhow::Result<()> {
-    loop {
-        let page = file.by_ref().take(PAGE).collect::<Result<Vec<_>, _>>()?;
-        if page.is_empty() || pages.blocking_send(page).is_err() {
-            return Ok(());
+fn read(file: Records, pages: mpsc::Sender<Page>) -> anyhow::Result<()> {
+    for page in file {
+        if pages.blocking_send(page?).is_err() {
+            break;
         }
     }
+    Ok(())
 }
 
 fn keep(mut ledger: Ledger, mut filed: mpsc::Receiver<Vec<Receipt>>) -> anyhow::Result<Ledger> {

@@ -10,10 +10,13 @@ use csv::{ByteRecord, Position, Reader, ReaderBuilder};
 use microbatch::CancellationToken;
 
 use crate::problems::Problems;
-use crate::record::{Header, Record};
+use crate::record::{Header, Page};
 
 /// No line of records is that long, and no other file should fill the memory.
 const LONGEST_LINE: u64 = 1 << 20;
+
+/// Records on a page.
+pub(crate) const PAGE: usize = 256;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
@@ -41,17 +44,19 @@ impl Source {
         let mut bad = Problems::default();
         let mut rows = 0;
         let mut records = self.records()?;
+        let mut page = Page::new(1);
         while !stop.is_cancelled() {
-            match records.next_line()? {
+            page.clear();
+            match records.next_line(&mut page)? {
                 None => break,
-                Some(Ok(_)) => rows += 1,
+                Some(Ok(())) => rows += 1,
                 Some(Err(why)) => bad.add(format!("{}: {why}", self.at(records.lines.line))),
             }
         }
         Ok(Survey { rows, bad })
     }
 
-    /// Returns the good records, up to the limit.
+    /// Returns the good records, up to the limit, by the page.
     pub(crate) fn records(&self) -> anyhow::Result<Records> {
         Records::open(&self.path, self.limit)
     }
@@ -91,8 +96,9 @@ impl Records {
         }
     }
 
-    /// Returns the record of the next line, or what is wrong with that line.
-    fn next_line(&mut self) -> anyhow::Result<Option<Result<Record, String>>> {
+    /// Copies the record of the next line to the page, or says what is wrong
+    /// with that line.
+    fn next_line(&mut self, page: &mut Page) -> anyhow::Result<Option<Result<(), String>>> {
         if self.left == 0 {
             return Ok(None);
         }
@@ -100,26 +106,28 @@ impl Records {
             return Ok(None);
         };
         let lines = &self.lines;
-        let record = line.and_then(|()| self.header.record(lines.line, &lines.fields));
+        let record = line.and_then(|()| self.header.copy(lines.line, &lines.fields, page));
         self.left -= u64::from(record.is_ok());
         Ok(Some(record))
     }
 }
 
 impl Iterator for Records {
-    type Item = anyhow::Result<Record>;
+    type Item = anyhow::Result<Page>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            match self.next_line().transpose()? {
-                Ok(Ok(record)) => return Some(Ok(record)),
-                Ok(Err(_)) => {}
+        let mut page = Page::new(PAGE);
+        while page.len() < PAGE {
+            match self.next_line(&mut page) {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
                 Err(error) => {
                     self.left = 0;
                     return Some(Err(error));
                 }
             }
         }
+        (page.len() > 0).then_some(Ok(page))
     }
 }
 
