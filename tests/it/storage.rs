@@ -88,6 +88,24 @@ async fn a_storage_chooses_among_more_than_a_batch_while_the_processor_is_busy()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_storage_chooses_among_more_than_a_batch_s_weight() {
+    let gate = Gate::closed();
+    let batcher = run(MicroBatch::builder(gate.clone())
+        .storage(Urgent::default())
+        .max_batch_weight(1, |_| 1));
+    let mut handles = Vec::new();
+    for job in 0..4 {
+        handles.extend(submit(&batcher, [job]));
+        settle().await;
+    }
+    let stats = batcher.stats();
+    assert_eq!((stats.pending, stats.queued), (3, 0));
+    gate.pass(4);
+    results(handles).await;
+    assert_eq!(gate.batches(), [[0], [3], [2], [1]]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_storage_is_told_the_weights_and_the_limits() {
     let (gate, reports) = (Gate::open(), Reports::default());
     let batcher = idle(
