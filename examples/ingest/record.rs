@@ -84,8 +84,8 @@ impl Record {
 }
 
 /// Some records that follow one another in the file. They share three
-/// allocations, because one a value takes longer to free than to store: it is
-/// another thread that allocates them.
+/// allocations, so that the database thread does not free several a record,
+/// which another thread has made, while the callers wait for their ids.
 pub(crate) struct Page {
     lines: Vec<i64>,
     fields: Vec<Field>,
