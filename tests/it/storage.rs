@@ -142,6 +142,7 @@ fn the_default_storage_starts_empty() {
 struct Wrapping {
     inner: MemoryStorage<u32, u32>,
     appended: usize,
+    taken: usize,
 }
 
 impl BatchStorage<u32, u32> for Wrapping {
@@ -155,8 +156,14 @@ impl BatchStorage<u32, u32> for Wrapping {
     }
 
     fn take(&mut self, max_jobs: usize, max_weight: usize) -> Vec<Pending> {
-        assert!(self.appended > 0);
-        self.inner.take(max_jobs, max_weight)
+        // A panic here would leave the jobs where they are.
+        assert!(!self.inner.is_empty());
+        let held = self.inner.len();
+        let taken = self.inner.take(max_jobs, max_weight);
+        self.taken += taken.len();
+        assert_eq!(held, self.inner.len() + taken.len());
+        assert_eq!(self.appended, self.inner.len() + self.taken);
+        taken
     }
 }
 
