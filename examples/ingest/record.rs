@@ -151,14 +151,13 @@ impl Iterator for Rest {
     type Item = Record;
 
     fn next(&mut self) -> Option<Record> {
-        let record = Record {
-            page: Arc::clone(&self.page),
-            index: self.next,
-        };
-        (!self.is_empty()).then(|| {
-            self.next += 1;
-            record
-        })
+        if self.is_empty() {
+            return None;
+        }
+        let index = self.next;
+        self.next += 1;
+        let page = Arc::clone(&self.page);
+        Some(Record { page, index })
     }
 }
 
