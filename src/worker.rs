@@ -198,8 +198,10 @@ where
         if news.closed && !self.pending.is_stopping() {
             debug!(name = self.name(), "stopping");
             self.pending.stop(now);
-            // A stop takes more jobs up than a flush did.
-            return news.nudged | self.look(now);
+            // A stop takes more jobs up than a flush did, and no longer asks
+            // for the cancellation.
+            self.look(now);
+            return false;
         }
         news.nudged
     }

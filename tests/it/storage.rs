@@ -161,6 +161,8 @@ impl BatchStorage<u32, u32> for Wrapping {
         let held = self.inner.len();
         let taken = self.inner.take(max_jobs, max_weight);
         self.taken += taken.len();
+        assert!(taken.len() <= max_jobs);
+        assert!(taken.iter().map(Pending::weight).sum::<usize>() <= max_weight);
         assert_eq!(held, self.inner.len() + taken.len());
         assert_eq!(self.appended, self.inner.len() + self.taken);
         taken
@@ -176,8 +178,10 @@ async fn the_default_storage_may_be_wrapped() {
         .on_batch(reports.hook()));
     let handles = submit(&batcher, [4, 5, 6, 1, 1, 10]);
     results(handles).await;
-    assert_eq!(gate.batches(), [vec![4, 5], vec![6, 1, 1], vec![10]]);
-    assert_eq!(reports.weights(), [9, 8, 10]);
+    results(submit(&batcher, [1, 1, 1, 2])).await;
+    let batches = [vec![4, 5], vec![6, 1, 1], vec![10], vec![1, 1, 1], vec![2]];
+    assert_eq!(gate.batches(), batches);
+    assert_eq!(reports.weights(), [9, 8, 10, 3, 2]);
 }
 
 /// Takes jobs in by the dozen, and leaves what is beyond a dozen behind.

@@ -145,3 +145,23 @@ async fn a_job_beside_a_reservation_does_not_starve_a_batch() {
     results(handles).await;
     assert_eq!(gate.batches(), [[0, 1, 2, 3]]);
 }
+
+/// And once more: the room was reserved before the loop fell asleep.
+#[tokio::test(start_paused = true)]
+async fn a_job_beside_an_old_reservation_does_not_starve_a_batch() {
+    let gate = Gate::open();
+    let batcher = run(MicroBatch::builder(gate.clone())
+        .queue_capacity(2)
+        .max_batch_size(4)
+        .interval(Duration::MAX));
+    let permit = soon(batcher.reserve()).await.expect("room");
+    let mut handles = submit(&batcher, [0]);
+    settle().await;
+    handles.extend(submit(&batcher, [1]));
+    settle().await;
+    handles.push(batcher.try_submit(2).expect("room is made"));
+    settle().await;
+    handles.push(permit.submit(3));
+    results(handles).await;
+    assert_eq!(gate.batches(), [[0, 1, 2, 3]]);
+}
