@@ -11,7 +11,6 @@ use tracing::{Span, debug, debug_span, error};
 
 use crate::error::JobError;
 use crate::intake::Intake;
-
 use crate::job::Reply;
 use crate::panics::{discard, guard, message};
 use crate::processor::BatchProcessor;
