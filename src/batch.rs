@@ -20,7 +20,6 @@ use crate::report::{BatchReport, FlushReason};
 pub(crate) struct Context<J, R, P> {
     pub(crate) processor: P,
     pub(crate) intake: Arc<Intake<J, R>>,
-    pub(crate) name: Option<Arc<str>>,
     pub(crate) on_batch: Option<Hook>,
 }
 
@@ -90,9 +89,13 @@ impl<J, R, P> Drop for Slot<J, R, P> {
 }
 
 impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
+    fn name(&self) -> Option<&str> {
+        self.slot.context.intake.name()
+    }
+
     /// Returns the span of this batch, which follows from those of its jobs.
     pub(crate) fn span(&self, origins: Vec<Span>) -> Span {
-        let name = self.slot.context.name.as_deref();
+        let name = self.name();
         let (size, weight) = (self.jobs.len(), self.weight);
         let (reason, waited) = (self.reason, self.waited);
         let span = debug_span!(parent: None, "batch", name, size, weight, %reason, ?waited);
@@ -120,14 +123,14 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
                 // An error that panics when it is boxed is a panic as well.
                 let future = future.map_err(|error| JobError::from_processor(error.into()));
                 let outcome = AssertUnwindSafe(future).catch_unwind().await;
-                outcome.unwrap_or_else(|panic| Err(JobError::Panicked(message(&*panic))))
+                outcome.unwrap_or_else(|panic| Err(JobError::Panicked(message(panic))))
             }
             Err(message) => Err(JobError::Panicked(message)),
         };
         let results = match outcome {
             Ok(results) if results.len() != size => {
                 let actual = results.len();
-                discard(results);
+                discard(results, self.name());
                 Err(JobError::ResultCount {
                     expected: size,
                     actual,
@@ -138,7 +141,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
         let mut replies = self.owed.take();
         if replies.is_empty() {
             // The loop has given this batch up and answered for it.
-            discard(results.into_iter().flatten());
+            discard(results.into_iter().flatten(), self.name());
             return;
         }
         self.report(size, started, results.as_ref().err());
@@ -152,7 +155,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
                         reply.send(Ok(result));
                     }
                 }) {
-                    error!(%error, "the drop of a result panicked");
+                    error!(name = self.name(), %error, "the drop of a result panicked");
                 }
             }
             Err(error) => {
@@ -171,7 +174,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
         if let Some(error) = error {
             let log = || {
                 error!(
-                    name = context.name.as_deref(),
+                    name = self.name(),
                     size,
                     weight = self.weight,
                     reason = %self.reason,
@@ -180,10 +183,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
                 );
             };
             if guard(log).is_err() {
-                error!(
-                    name = context.name.as_deref(),
-                    "batch failed, and so did showing why"
-                );
+                error!(name = self.name(), "batch failed, and so did showing why");
             }
         }
         context.intake.count(|stats| {
@@ -207,7 +207,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
             error,
         };
         if let Err(error) = guard(|| hook(&report)) {
-            error!(%error, "the on_batch hook panicked");
+            error!(name = self.name(), %error, "the on_batch hook panicked");
         }
     }
 }

@@ -333,11 +333,10 @@ where
             policy.backlog = policy.backlog.max(self.queue_capacity);
         }
         let max_batch_weight = policy.max_batch_weight;
-        let intake = Arc::new(Intake::new(self.queue_capacity));
+        let intake = Arc::new(Intake::new(self.name, self.queue_capacity));
         let context = Context {
             processor: self.processor,
             intake: Arc::clone(&intake),
-            name: self.name,
             on_batch: self.on_batch,
         };
         let worker = Worker::new(context, policy, self.cancel_on_drop, self.storage);

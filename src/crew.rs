@@ -9,6 +9,8 @@
 //!   although tasks may run in any, and on several threads.
 //! - While a batch waits and the processor is not being called, some task is on
 //!   its way to the queue: one that was woken, is new, or has just ended a batch.
+//! - A batch that waits and that no task is left to take, because the runtime is
+//!   gone, is dropped, which answers its jobs.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -22,11 +24,12 @@ use tokio::task::JoinHandle;
 use tracing::{Instrument, Span};
 
 use crate::batch::{Batch, Context};
-use crate::panics::{discard, guard};
+use crate::panics::{bury, discard, guard};
 use crate::processor::BatchProcessor;
 
 pub(crate) struct Crew<J, R, P> {
     board: Arc<Board<J, R, P>>,
+    /// By their numbers.
     members: Vec<JoinHandle<()>>,
 }
 
@@ -40,9 +43,19 @@ struct State<J, R, P> {
     batches: VecDeque<(Batch<J, R, P>, Span)>,
     /// A member is calling the processor.
     calling: bool,
-    /// Members with nothing to do, by their number.
-    idle: Vec<(usize, Waker)>,
+    /// Members with nothing to do.
+    idle: Vec<usize>,
+    /// For each number, the waker of the member who has it, while that is idle.
+    wakers: Vec<Option<Waker>>,
+    /// Numbers that no member has any more.
+    vacant: Vec<usize>,
     dismissed: bool,
+}
+
+/// A task of the crew, from before it is started until after it is dropped.
+struct Member<J, R, P> {
+    board: Arc<Board<J, R, P>>,
+    number: usize,
 }
 
 impl<J, R, P> Crew<J, R, P> {
@@ -54,6 +67,8 @@ impl<J, R, P> Crew<J, R, P> {
                     batches: VecDeque::new(),
                     calling: false,
                     idle: Vec::new(),
+                    wakers: Vec::new(),
+                    vacant: Vec::new(),
                     dismissed: false,
                 }),
             }),
@@ -66,12 +81,12 @@ impl<J, R, P> Crew<J, R, P> {
         for member in &self.members {
             member.abort();
         }
-        discard(self.board.dismiss());
+        discard(self.board.dismiss(), self.board.name());
     }
 
     /// Waits until the tasks have ended, once they are idle or aborted.
     pub(crate) async fn dismiss(&mut self) {
-        discard(self.board.dismiss());
+        discard(self.board.dismiss(), self.board.name());
         for member in self.members.drain(..) {
             let _ = member.await;
         }
@@ -86,32 +101,98 @@ where
 {
     /// Has a member take the batch, as the last of so many in flight.
     pub(crate) fn assign(&mut self, batch: Batch<J, R, P>, span: Span, in_flight: usize) {
-        self.board
-            .change(|state| state.batches.push_back((batch, span)));
-        if self.members.len() < in_flight {
-            let number = self.members.len();
-            let board = Arc::clone(&self.board);
-            self.members.push(tokio::spawn(serve(board, number)));
+        let hired = self.board.change(|state| {
+            state.batches.push_back((batch, span));
+            (state.members() < in_flight).then(|| state.hire())
+        });
+        let Some(number) = hired else { return };
+        let board = Arc::clone(&self.board);
+        let task = tokio::spawn(serve(Member { board, number }));
+        match self.members.get_mut(number) {
+            Some(ended) => *ended = task,
+            None => self.members.push(task),
         }
     }
 }
 
 /// Takes batches to the processor until the crew is dismissed.
-async fn serve<J, R, P: BatchProcessor<J, R>>(board: Arc<Board<J, R, P>>, number: usize) {
-    while let Some((mut batch, span)) = board.next(number).await {
+async fn serve<J, R, P: BatchProcessor<J, R>>(member: Member<J, R, P>) {
+    let board = &member.board;
+    while let Some((mut batch, span)) = board.next(member.number).await {
         let jobs = mem::take(&mut batch.jobs);
         let size = jobs.len();
         let started = batch.clock();
-        let called = span.in_scope(|| guard(|| board.context.processor.process(jobs)));
+        let called = guard(|| span.in_scope(|| board.context.processor.process(jobs)));
         board.change(|state| state.calling = false);
-        // The processor's panics are caught before. What is left are those
-        // of values that are dropped: the batch is abandoned.
-        let run = AssertUnwindSafe(batch.finish(size, started, called)).catch_unwind();
-        let _ = run.instrument(span).await;
+        // The processor's panics are caught before. What is left are those of
+        // values that are dropped, and of who listens to the span: the batch is
+        // abandoned.
+        let run = batch.finish(size, started, called).instrument(span);
+        let _ = AssertUnwindSafe(run).catch_unwind().await.map_err(bury);
+    }
+}
+
+impl<J, R, P> Drop for Member<J, R, P> {
+    fn drop(&mut self) {
+        let lost = self.board.change(|state| state.leave(self.number));
+        discard(lost, self.board.name());
+    }
+}
+
+impl<J, R, P> State<J, R, P> {
+    /// How many members there are.
+    fn members(&self) -> usize {
+        self.wakers.len() - self.vacant.len()
+    }
+
+    /// Returns the number of a new member.
+    fn hire(&mut self) -> usize {
+        self.vacant.pop().unwrap_or_else(|| {
+            self.wakers.push(None);
+            self.wakers.len() - 1
+        })
+    }
+
+    /// Notes that a member is gone, and returns the batches that nobody is left
+    /// to take.
+    fn leave(&mut self, number: usize) -> VecDeque<(Batch<J, R, P>, Span)> {
+        self.stir(number);
+        self.vacant.push(number);
+        if self.members() > 0 {
+            return VecDeque::new();
+        }
+        mem::take(&mut self.batches)
+    }
+
+    /// Notes that a member has nothing to do.
+    fn rest(&mut self, number: usize, waker: &Waker) {
+        // All wakers are Tokio's, which run nobody's code under the lock.
+        if self.wakers[number].replace(waker.clone()).is_none() {
+            self.idle.push(number);
+        }
+    }
+
+    /// Notes that a member is no longer idle, if it was: it came by itself.
+    fn stir(&mut self, number: usize) {
+        if self.wakers[number].take().is_some() {
+            self.idle.retain(|idle| *idle != number);
+        }
+    }
+
+    /// Returns whom to wake for a batch that can be taken now.
+    fn call(&mut self) -> Option<Waker> {
+        if self.calling || self.batches.is_empty() {
+            return None;
+        }
+        self.wakers[self.idle.pop()?].take()
     }
 }
 
 impl<J, R, P> Board<J, R, P> {
+    fn name(&self) -> Option<&str> {
+        self.context.intake.name()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<J, R, P>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -126,12 +207,12 @@ impl<J, R, P> Board<J, R, P> {
             }
             if !state.calling {
                 if let Some(batch) = state.batches.pop_front() {
+                    state.stir(number);
                     state.calling = true;
                     return Poll::Ready(Some(batch));
                 }
             }
-            state.idle.retain(|(other, _)| *other != number);
-            state.idle.push((number, cx.waker().clone()));
+            state.rest(number, cx.waker());
             Poll::Pending
         })
         .await
@@ -139,25 +220,26 @@ impl<J, R, P> Board<J, R, P> {
 
     /// Changes the state, and wakes an idle member if there is a batch to take
     /// now.
-    fn change(&self, change: impl FnOnce(&mut State<J, R, P>)) {
+    fn change<T>(&self, change: impl FnOnce(&mut State<J, R, P>) -> T) -> T {
         let mut state = self.lock();
-        change(&mut state);
-        let takes = !state.calling && !state.batches.is_empty();
-        let idle = if takes { state.idle.pop() } else { None };
+        let changed = change(&mut state);
+        let waker = state.call();
         drop(state);
-        if let Some((_, waker)) = idle {
+        if let Some(waker) = waker {
             waker.wake();
         }
+        changed
     }
 
     /// Sends the members home, and returns the batches that nobody has taken.
     fn dismiss(&self) -> VecDeque<(Batch<J, R, P>, Span)> {
         let mut state = self.lock();
         state.dismissed = true;
-        let idle = mem::take(&mut state.idle);
+        state.idle.clear();
+        let idle: Vec<_> = state.wakers.iter_mut().filter_map(Option::take).collect();
         let batches = mem::take(&mut state.batches);
         drop(state);
-        idle.into_iter().for_each(|(_, waker)| waker.wake());
+        idle.into_iter().for_each(Waker::wake);
         batches
     }
 }

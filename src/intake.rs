@@ -2,10 +2,11 @@
 //! wait for room, and the loop's one place to hear of anything.
 //!
 //! It is a queue under a lock that is held for a few moves and never across an
-//! await or a call of anybody's code. Against a channel with a semaphore this
-//! saves the cost of a permit per job, lets the loop take a whole batch at
-//! once and sleep until there is one, and lets it move waiting jobs into the
-//! queue by itself, without waking their callers first.
+//! await or a call of anybody's code, as the clone and the drop of a waker are.
+//! Against a channel with a semaphore this saves the cost of a permit per job,
+//! lets the loop take a whole batch at once and sleep until there is one, and lets
+//! it move waiting jobs into the queue by itself, without waking their callers
+//! first.
 //!
 //! # Invariants
 //!
@@ -24,7 +25,7 @@ mod line;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::mem;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,8 @@ pub(crate) use claim::Claim;
 use line::{Line, Waiting};
 
 pub(crate) struct Intake<J, R> {
+    /// Of the micro-batcher, for what it says in `tracing`.
+    name: Option<Arc<str>>,
     capacity: usize,
     state: Aligned<Mutex<State<J, R>>>,
     /// Cancelled when the loop has ended and everything is answered.
@@ -114,8 +117,9 @@ pub(crate) enum Refusal {
 }
 
 impl<J, R> Intake<J, R> {
-    pub(crate) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(name: Option<Arc<str>>, capacity: usize) -> Self {
         Self {
+            name,
             capacity,
             state: Aligned(Mutex::new(State {
                 queue: VecDeque::new(),
@@ -134,6 +138,10 @@ impl<J, R> Intake<J, R> {
             ended: CancellationToken::new(),
             timeout: OnceLock::new(),
         }
+    }
+
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     fn lock(&self) -> MutexGuard<'_, State<J, R>> {
@@ -167,7 +175,7 @@ impl<J, R> Intake<J, R> {
         let mut state = self.lock();
         if state.closed {
             drop(state);
-            job.refuse();
+            job.refuse(self.name());
             return Err(Closed);
         }
         if !state.has_room(self.capacity) {
@@ -207,7 +215,7 @@ impl<J, R> Intake<J, R> {
         for waiting in line {
             match waiting {
                 Waiting::Job(job, waker) => {
-                    job.refuse();
+                    job.refuse(self.name());
                     wake(waker);
                 }
                 Waiting::Reservation(waker) => wake(waker),
@@ -249,7 +257,7 @@ impl<J, R> Intake<J, R> {
         finished: &mut Vec<u64>,
     ) -> News {
         let mut state = self.lock();
-        state.rouse();
+        let asleep = state.rouse();
         mem::swap(&mut state.finished, finished);
         let flush = flushing.and_then(|flushing| {
             let ahead = state.flushes.last()?.ahead;
@@ -260,7 +268,7 @@ impl<J, R> Intake<J, R> {
         let meant = flush.filter(|_| !state.closed).unwrap_or(usize::MAX);
         let (taken, weight) = state.take(room.min(meant), inbox);
         for flush in &mut state.flushes {
-            flush.ahead -= taken;
+            flush.ahead = flush.ahead.saturating_sub(taken);
         }
         state.stats.accepted += taken as u64;
         state.stats.pending += taken;
@@ -274,6 +282,7 @@ impl<J, R> Intake<J, R> {
             queued: state.queue.len(),
         };
         drop(state);
+        drop(asleep);
         wakers.into_iter().for_each(Waker::wake);
         news
     }
@@ -281,6 +290,7 @@ impl<J, R> Intake<J, R> {
     /// Waits until there is news, or as many jobs as the loop `wants`.
     pub(crate) async fn changed(&self, known: Known, wants: Option<Wants>) {
         poll_fn(|cx| {
+            let waker = cx.waker().clone();
             let mut state = self.lock();
             if !state.finished.is_empty()
                 || (!known.flushing && !state.flushes.is_empty())
@@ -290,9 +300,11 @@ impl<J, R> Intake<J, R> {
             {
                 return Poll::Ready(());
             }
-            state.asleep = Some((cx.waker().clone(), wants));
+            let last = state.asleep.replace((waker, wants));
             let room = self.capacity - state.reserved;
             state.alarm = wants.map_or(usize::MAX, |wants| wants.jobs.min(room));
+            drop(state);
+            drop(last);
             Poll::Pending
         })
         .await;
@@ -333,7 +345,7 @@ impl<J, R> Intake<J, R> {
         state.stats.accepted += abandoned as u64;
         state.stats.abandoned += abandoned as u64;
         drop(state);
-        discard(queue);
+        discard(queue, self.name());
         drop(flushes);
         abandoned
     }

@@ -155,10 +155,10 @@ impl<J, R> PendingJob<J, R> {
         self.job
     }
 
-    /// Answers that the job was never accepted.
-    pub(crate) fn refuse(self) {
+    /// Answers that the job was never accepted by the micro-batcher of that name.
+    pub(crate) fn refuse(self, name: Option<&str>) {
         self.reply.send(Err(JobError::Closed));
-        discard([self.job]);
+        discard([self.job], name);
     }
 
     /// Has the job tell when it leaves the storage, taken or dropped.

@@ -527,7 +527,7 @@ where
             Ok((results.clone(), results))
         });
         let outcome = outcome.catch_unwind().await;
-        let outcome = outcome.unwrap_or_else(|panic| Err(JobError::Panicked(message(&*panic))));
+        let outcome = outcome.unwrap_or_else(|panic| Err(JobError::Panicked(message(panic))));
         match outcome {
             Ok((kept, results)) => {
                 finish(slots, kept.into_iter().map(Ok));

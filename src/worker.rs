@@ -317,7 +317,7 @@ where
             stats.pending = stats.pending.saturating_sub(unwanted.len());
             stats.withdrawn += unwanted.len() as u64;
         });
-        discard(unwanted);
+        discard(unwanted, self.name());
         wanted
     }
 
@@ -427,7 +427,7 @@ where
     }
 
     fn name(&self) -> Option<&str> {
-        self.context.name.as_deref()
+        self.context.intake.name()
     }
 }
 
@@ -456,8 +456,8 @@ impl<J, R, P, S: BatchStorage<J, R>> Worker<J, R, P, S> {
             abandoned += pending;
         });
         let held = guard(|| self.storage.take(usize::MAX, usize::MAX));
-        discard(held.into_iter().flatten());
-        discard(self.inbox.drain(..));
+        discard(held.into_iter().flatten(), self.context.intake.name());
+        discard(self.inbox.drain(..), self.context.intake.name());
         abandoned
     }
 }

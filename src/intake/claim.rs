@@ -50,14 +50,17 @@ impl<J, R> Intake<J, R> {
     /// Waits until the holder of the ticket, who stands in line, has got room or
     /// was refused.
     fn poll_served(&self, ticket: Ticket, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
-        match self.lock().line.get(ticket) {
-            None => Poll::Ready(Ok(())),
-            Some(Waiting::Job(_, waker) | Waiting::Reservation(waker)) => {
-                *waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
-            Some(Waiting::Refused | Waiting::Nobody) => Poll::Ready(Err(Closed)),
-        }
+        let waker = cx.waker().clone();
+        let mut state = self.lock();
+        let last = match state.line.get(ticket) {
+            None => return Poll::Ready(Ok(())),
+            Some(Waiting::Job(_, place) | Waiting::Reservation(place)) => place.replace(waker),
+            Some(Waiting::Refused | Waiting::Nobody) => return Poll::Ready(Err(Closed)),
+        };
+        drop(state);
+        // Only now, because it may be the last that is left of another task.
+        drop(last);
+        Poll::Pending
     }
 }
 
@@ -134,7 +137,7 @@ impl<J, R> Claim<J, R> {
         state.reserved -= 1;
         if state.closed {
             drop(state);
-            job.refuse();
+            job.refuse(self.intake.name());
             return Err(Closed);
         }
         let waker = state.enqueue(job, self.intake.capacity);

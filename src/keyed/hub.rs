@@ -124,7 +124,7 @@ where
         }
         // Without the lock, because it calls the user's code.
         let made = catch_unwind(AssertUnwindSafe(|| (self.make)()));
-        let made = made.map_err(|panic| JobError::Panicked(message(&*panic)))?;
+        let made = made.map_err(|panic| JobError::Panicked(message(panic)))?;
         // The same options were found to be good before, unless they change.
         let micro_batch = made.map_err(|error| JobError::Failed(Arc::new(error)))?;
         let ticket = Arc::new(Ticket {

@@ -43,7 +43,7 @@ impl<P, W> Bisect<P, W> {
                 let split = self.when.holds(&error);
                 Err((JobError::from_processor(error.into()), split))
             }
-            Err(panic) => Err((JobError::Panicked(message(&*panic)), true)),
+            Err(panic) => Err((JobError::Panicked(message(panic)), true)),
         }
     }
 }

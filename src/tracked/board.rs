@@ -344,7 +344,7 @@ impl<K, R> Live<K, R> {
 
 fn answer<R: Clone>(reply: Reply<R>, outcome: &Result<R, JobError>) {
     let answer = catch_unwind(AssertUnwindSafe(|| outcome.clone()));
-    reply.send(answer.unwrap_or_else(|panic| Err(JobError::Panicked(message(&*panic)))));
+    reply.send(answer.unwrap_or_else(|panic| Err(JobError::Panicked(message(panic)))));
 }
 
 #[cfg(test)]

@@ -1,16 +1,21 @@
 //! Size, order, and batches side by side (promises 2, 4, 6 and 7).
 
 use std::cell::Cell;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use microbatch::{FlushReason, JobError, MicroBatch};
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
-    Fate, Gate, Reports, answers, decide, idle, millis, results, run, secs, settle, soon, submit,
+    Fate, Gate, Reports, answers, decide, idle, lock, millis, results, run, secs, settle, soon,
+    submit,
 };
 
 #[tokio::test(start_paused = true)]
@@ -305,4 +310,59 @@ async fn jobs_of_no_size_are_counted_all_the_same() {
     .on_batch(reports.hook()));
     assert_eq!(results(submit(&batcher, [(); 6])).await.len(), 6);
     assert_eq!(reports.reasons(), [FlushReason::Size; 2]);
+}
+
+/// The task that came by itself was still among the idle ones, and was woken in
+/// vain for a later batch, though another had nothing to do.
+#[tokio::test(start_paused = true)]
+async fn a_batch_finds_a_task_whatever_has_woken_another() {
+    /// Ends a batch of that job.
+    type Ends = Mutex<HashMap<u32, oneshot::Sender<()>>>;
+    let (ends, wakers) = (
+        Arc::new(Ends::default()),
+        Arc::new(Mutex::new(HashMap::new())),
+    );
+    let (keys, left) = (Arc::clone(&ends), Arc::clone(&wakers));
+    let batcher = run(MicroBatch::builder(move |jobs: Vec<u32>| {
+        let (end, ended) = oneshot::channel();
+        lock(&keys).insert(jobs[0], end);
+        let left = Arc::clone(&left);
+        async move {
+            poll_fn(|cx| {
+                lock(&left).insert(jobs[0], cx.waker().clone());
+                Poll::Ready(())
+            })
+            .await;
+            let _ = ended.await;
+            Ok::<_, String>(jobs)
+        }
+    })
+    .max_batch_size(1)
+    .max_in_flight(3));
+    let finish = |job: u32| {
+        let end = lock(&ends).remove(&job).expect("under way");
+        end.send(()).expect("still waiting");
+    };
+    let first = submit(&batcher, 0..3);
+    settle().await;
+    for job in 0..3 {
+        finish(job);
+        settle().await;
+    }
+    results(first).await;
+    // The last to become idle is the first to be woken. The second comes before
+    // it, by itself, once the batch is there.
+    let second = submit(&batcher, 3..4);
+    let waker = lock(&wakers).remove(&1).expect("has run");
+    waker.wake();
+    settle().await;
+    let mut others = Vec::new();
+    for job in 4..6 {
+        others.extend(submit(&batcher, [job]));
+        settle().await;
+    }
+    assert_eq!(lock(&ends).len(), 3, "one is not under way");
+    (3..6).for_each(finish);
+    assert_eq!(results(second).await, [3]);
+    assert_eq!(results(others).await, [4, 5]);
 }

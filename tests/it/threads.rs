@@ -331,3 +331,36 @@ fn a_processor_is_gone_when_its_stop_is_done() {
         });
     }
 }
+
+/// The loop ran on this thread and did not notice that the runtime was gone, and
+/// its tasks with it: it kept accepting, and what it accepted hung.
+#[test]
+fn a_loop_that_outlives_its_runtime_leaves_nobody_waiting() {
+    let pool = pool();
+    let batcher = MicroBatch::builder(Gate::open()).interval(Duration::MAX);
+    let batcher = idle(batcher.max_batch_size(2).max_in_flight(3));
+    let (start, handle) = (
+        batcher.start(CancellationToken::new()),
+        pool.handle().clone(),
+    );
+    let driver = thread::spawn(move || handle.block_on(start));
+    for handle in submit(&batcher, 0..6) {
+        handle.blocking_wait().expect("succeeds");
+    }
+    drop(pool);
+    for _ in 0..3 {
+        for handle in submit(&batcher, 0..6) {
+            let answer = handle.blocking_wait();
+            assert!(matches!(answer, Err(JobError::Abandoned)), "{answer:?}");
+        }
+        let odd = batcher.submit(6);
+        bare().block_on(batcher.flush());
+        assert!(matches!(odd.blocking_wait(), Err(JobError::Abandoned)));
+    }
+    bare()
+        .block_on(batcher.shutdown())
+        .expect("nothing to drain");
+    assert_eq!(driver.join().expect("no panic"), Ok(()));
+    assert_eq!(batcher.stats().abandoned, 21);
+    assert_balanced(batcher.stats());
+}

@@ -2,7 +2,7 @@
 //! ends. Their owners may hear of it; the loop, its other jobs and their
 //! callers must not.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::thread;
 
 use microbatch::{
@@ -235,4 +235,48 @@ async fn results_in_wrong_number_still_count_as_failed() {
         (3, 0, 0),
         "{stats:?}"
     );
+}
+
+/// Its drop panicked in the task that calls the processor, outside of what caught
+/// the panic: that task was gone, and no later batch was ever processed.
+#[tokio::test(start_paused = true)]
+async fn one_that_a_panic_throws_fails_its_batch_alone() {
+    let explode = || -> () { panic_any(Bomb(LIVE)) };
+    let before = move |jobs: Vec<u32>| {
+        if jobs == [0] {
+            explode();
+        }
+        async move { Ok::<_, String>(jobs) }
+    };
+    let inside = move |jobs: Vec<u32>| async move {
+        if jobs == [0] {
+            explode();
+        }
+        Ok::<_, String>(jobs)
+    };
+    let before = run(MicroBatch::builder(before).max_batch_size(1));
+    let inside = run(MicroBatch::builder(inside).max_batch_size(1));
+    let weigh = move |job: &u32| {
+        if *job == 0 {
+            explode();
+        }
+        1
+    };
+    let weighed = MicroBatch::builder(|jobs: Vec<u32>| async { Ok::<_, String>(jobs) });
+    let weighed = run(weighed.max_batch_size(1).max_batch_weight(1, weigh));
+    for batcher in [before, inside, weighed] {
+        let mut answers = answers(submit(&batcher, 0..3)).await.into_iter();
+        let first = answers.next().expect("three");
+        assert!(matches!(first, Err(JobError::Panicked(_))), "{first:?}");
+        assert!(answers.map(Result::unwrap).eq(1..3));
+        soon(batcher.shutdown()).await.expect("drains");
+        assert_balanced(batcher.stats());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_a_hook_throws_changes_no_result() {
+    let batcher = MicroBatch::builder(|jobs: Vec<u32>| async { Ok::<_, String>(jobs) });
+    let batcher = run(batcher.on_batch(|_| panic_any(Bomb(LIVE))));
+    assert_eq!(results(submit(&batcher, 0..6)).await, [0, 1, 2, 3, 4, 5]);
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::{self, Debug, Display, Formatter};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use microbatch::{BatchProcessor, CancellationToken, MicroBatch, MicroBatchBuilder};
 use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id};
+use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
 use tracing::{Dispatch, Event, Instrument, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, SubscriberExt};
@@ -379,4 +380,75 @@ async fn jobs_themselves_are_not_logged() {
     let (events, spans) = (capture.events(), lock(&capture.spans).len());
     assert_eq!((events.len(), spans), (5, 5));
     assert!(events.iter().all(|event| event.level >= Level::DEBUG));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_event_about_a_panic_has_the_name() {
+    /// Panics when dropped, unless a panic is under way.
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            assert!(std::thread::panicking(), "the bomb went off");
+        }
+    }
+
+    let (capture, _guard) = Capture::start();
+    let named = |results: usize| {
+        MicroBatch::builder(move |_: Vec<u32>| async move {
+            Ok::<_, String>((0..results).map(|_| Bomb).collect())
+        })
+        .name("words")
+    };
+    // A result that nobody takes, too many results, and a hook.
+    let batcher = run(named(1).on_batch(|_| panic!("hook")));
+    drop(batcher.submit(1));
+    soon(batcher.shutdown()).await.expect("drains");
+    let batcher = run(named(2));
+    answers(submit(&batcher, [1])).await;
+    let errors = capture.events_at(Level::ERROR);
+    let names: Vec<_> = errors.iter().map(|event| event.field("name")).collect();
+    // Both of the results too many, and that the batch failed.
+    assert_eq!(names, ["words"; 5]);
+}
+
+/// Panics when the span is entered for the time with that number.
+struct Jumpy(AtomicUsize);
+
+impl Subscriber for Jumpy {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {}
+
+    fn enter(&self, _: &Id) {
+        let turn = self.0.fetch_sub(1, Ordering::SeqCst);
+        assert_ne!(turn, 0, "not this time");
+    }
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// It took the task with it that calls the processor, and no later batch was ever
+/// processed.
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_panics_fails_one_batch_alone() {
+    for turn in 0..2 {
+        let _guard = tracing::subscriber::set_default(Jumpy(AtomicUsize::new(turn)));
+        let batcher = run(MicroBatch::builder(Gate::open()).max_batch_size(1));
+        let mut answers = answers(submit(&batcher, 0..3)).await.into_iter();
+        assert!(answers.next().expect("three").is_err());
+        assert!(answers.map(Result::unwrap).eq(1..3));
+        soon(batcher.shutdown()).await.expect("drains");
+        assert_balanced(batcher.stats());
+    }
 }
