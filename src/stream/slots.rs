@@ -57,12 +57,13 @@ impl Board {
     /// Moves the slots that have rung into `rung`, which is empty, and has the
     /// task woken by the next.
     fn read(&self, cx: &Context<'_>, rung: &mut VecDeque<usize>) {
+        let task = cx.waker().clone();
         let mut rings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         mem::swap(&mut rings.slots, rung);
-        match &mut rings.task {
-            Some(task) => task.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
+        let last = rings.task.replace(task);
+        drop(rings);
+        // Only now, because it may be the last that is left of another task.
+        drop(last);
     }
 }
 
