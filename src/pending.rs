@@ -197,7 +197,8 @@ impl Pending {
     // What to do.
 
     /// How many jobs to take out of the queue: none beyond a full batch, unless
-    /// the storage is one that chooses.
+    /// the storage is one that chooses, and none beyond what a requested flush
+    /// means.
     pub(crate) fn room(&self) -> usize {
         let full = self.is_full_by_weight() && !self.policy.chooses;
         let room = if full {
@@ -205,7 +206,10 @@ impl Pending {
         } else {
             self.policy.backlog.saturating_sub(self.jobs)
         };
-        room.min(self.flushing.unwrap_or(usize::MAX))
+        // Except where the storage holds back what it has, and may give it
+        // together with jobs to come.
+        let meant = self.flushing.filter(|_| self.stalled.is_none());
+        room.min(meant.unwrap_or(usize::MAX))
     }
 
     /// Why a batch is to be cut now, if it is.

@@ -11,7 +11,8 @@ use microbatch::{
 use tokio::time::sleep;
 
 use crate::support::{
-    Gate, Reports, answers, assert_balanced, idle, millis, results, run, secs, settle, soon, submit,
+    Gate, Reports, answers, assert_balanced, idle, millis, poll_once, results, run, secs, settle,
+    soon, submit,
 };
 
 type Pending = PendingJob<u32, u32>;
@@ -388,4 +389,43 @@ async fn a_storage_may_drop_what_it_has_held() {
     assert_eq!(gate.batches(), [[4]]);
     assert_eq!(batcher.stats().abandoned, 4);
     assert_balanced(batcher.stats());
+}
+
+/// Gives jobs by twos only.
+#[derive(Default)]
+struct Pairs(Vec<Pending>);
+
+impl BatchStorage<u32, u32> for Pairs {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn append(&mut self, job: Pending) {
+        self.0.push(job);
+    }
+
+    fn take(&mut self, max_jobs: usize, _max_weight: usize) -> Vec<Pending> {
+        let even = self.0.len().min(max_jobs) & !1;
+        self.0.drain(..even).collect()
+    }
+}
+
+/// A flush let nothing into the storage until it was empty, which it would only
+/// have been with another job.
+#[tokio::test(start_paused = true)]
+async fn a_flush_keeps_no_job_from_a_storage_that_waits_for_one() {
+    let gate = Gate::open();
+    let batcher = MicroBatch::builder(gate.clone()).interval(Duration::MAX);
+    let batcher = run(batcher.max_batch_size(10).storage(Pairs::default()));
+    let odd = batcher.submit(1);
+    let mut flush = Box::pin(batcher.flush());
+    settle().await;
+    let again = tokio::spawn(batcher.flush());
+    settle().await;
+    assert!(poll_once(&mut flush).is_pending());
+    let even = batcher.submit(2);
+    assert_eq!(results(vec![odd, even]).await, [1, 2]);
+    soon(flush).await;
+    soon(again).await.expect("no panic");
+    assert_eq!(gate.batches(), [[1, 2]]);
 }

@@ -446,6 +446,15 @@ impl State {
         if requests.len() != seen.requests || self.queue.len() != news.queued {
             self.fault = Some(Fault::Intake);
         }
+        if flushing && self.stalled.is_some() {
+            // What the storage holds back may leave with jobs that were not
+            // meant, which the flush then waits for as well.
+            let joined = seen.taken.last().map_or(0, |job| job.id + 1);
+            for request in &self.flushing {
+                let together = &mut self.requests[*request].together;
+                *together = joined.max(*together);
+            }
+        }
         for number in seen.finished {
             self.retire(number);
         }
@@ -490,7 +499,7 @@ impl State {
         self.nudged = false;
         if flushing {
             for mark in &mut self.marks {
-                mark.ahead -= taken.len();
+                mark.ahead = mark.ahead.saturating_sub(taken.len());
             }
             return Vec::new();
         }
