@@ -43,10 +43,14 @@ pub enum JobError {
 impl JobError {
     /// Makes of a processor's error what its callers get. A `JobError`, as of a
     /// processor that calls another micro-batcher or wraps a processor, is
-    /// passed on as it is.
+    /// passed on as it is; but not one that says that a job was never accepted,
+    /// which the processor's own jobs were.
     pub(crate) fn from_processor(error: Box<dyn Error + Send + Sync>) -> Self {
         match error.downcast::<Self>() {
-            Ok(error) => *error,
+            Ok(error) => match *error {
+                Self::Closed | Self::TooHeavy { .. } => Self::Failed(Arc::from(error as Box<_>)),
+                error => error,
+            },
             Err(error) => Self::Failed(Arc::from(error)),
         }
     }

@@ -25,8 +25,9 @@ pub use timeout::{Elapsed, Timeout};
 /// name of its own or borrows from itself.
 ///
 /// The future runs in a task of its own, so batches may run side by side and a
-/// slow one holds up nothing else. Work that blocks its thread belongs on a
-/// thread of its own, as with any future.
+/// slow one holds up nothing else. Only the call that makes the future is for one
+/// batch at a time, so that batches start in order. Work that blocks its thread
+/// belongs on a thread of its own, as with any future.
 ///
 /// # Panics
 ///
@@ -76,7 +77,8 @@ pub trait BatchProcessor<J, R>: Send + Sync + 'static {
     ///
     /// An error fails the whole batch: every caller gets it as
     /// [`JobError::Failed`](crate::JobError::Failed), or as it is if it is a
-    /// [`JobError`](crate::JobError) itself. Another number of results than jobs
+    /// [`JobError`](crate::JobError) itself, unless that says that a job was
+    /// never accepted. Another number of results than jobs
     /// does so as
     /// [`JobError::ResultCount`](crate::JobError::ResultCount).
     fn process(&self, jobs: Vec<J>) -> impl Future<Output = Result<Vec<R>, Self::Error>> + Send;

@@ -235,3 +235,69 @@ async fn an_error_that_panics_when_converted_fails_its_batch_alone() {
     assert_eq!((stats.processing, stats.in_flight), (0, 0), "{stats:?}");
     assert_balanced(stats);
 }
+
+/// A processor that submitted to another micro-batcher, which had stopped, passed
+/// its `Closed` on: "not and never to be processed", of a job that was.
+#[tokio::test(start_paused = true)]
+async fn an_error_that_says_not_accepted_is_the_processors_own() {
+    let inner = run(MicroBatch::builder(decide));
+    inner.shutdown().await.expect("nothing to drain");
+    let outer = run(MicroBatch::builder(move |jobs: Vec<Fate>| {
+        let inner = inner.clone();
+        async move { inner.submit_all(jobs).await.into_iter().collect() }
+    }));
+    let mut handle = outer.submit(Fate::Answer(1));
+    handle.accepted().await.expect("room");
+    let error = soon(handle).await.expect_err("the inner one has stopped");
+    assert!(matches!(error, JobError::Failed(_)), "{error:?}");
+    let cause = error.source().and_then(|cause| cause.downcast_ref());
+    assert!(matches!(cause, Some(JobError::Closed)), "{cause:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_processors_job_errors_those_that_are_true_of_its_jobs_are_passed_on() {
+    let errors = [
+        JobError::Closed,
+        JobError::TooHeavy {
+            weight: 3,
+            limit: 2,
+        },
+        JobError::Failed(Arc::from(Box::<dyn Error + Send + Sync>::from("no disk"))),
+        JobError::Panicked("oh".into()),
+        JobError::ResultCount {
+            expected: 2,
+            actual: 1,
+        },
+        JobError::Abandoned,
+    ];
+    let batcher = run(MicroBatch::builder(|mut jobs: Vec<JobError>| async move {
+        Err::<Vec<()>, _>(jobs.remove(0))
+    })
+    .max_batch_size(1));
+    let answers = answers(submit(&batcher, errors)).await.into_iter();
+    let answers: Vec<_> = answers
+        .map(|answer| format!("{:?}", answer.expect_err("fails")))
+        .collect();
+    let expected = [
+        "Failed(Closed)",
+        "Failed(TooHeavy { weight: 3, limit: 2 })",
+        "Failed(\"no disk\")",
+        "Panicked(\"oh\")",
+        "ResultCount { expected: 2, actual: 1 }",
+        "Abandoned",
+    ];
+    assert_eq!(answers, expected);
+}
+
+/// They were dropped one by one, which took a while.
+#[tokio::test(start_paused = true)]
+async fn any_number_of_results_that_take_no_room_is_a_wrong_number() {
+    let batcher = run(MicroBatch::builder(|_: Vec<u32>| async {
+        Ok::<_, String>(vec![(); usize::MAX])
+    }));
+    let error = soon(batcher.submit(1)).await.expect_err("too many");
+    let JobError::ResultCount { expected, actual } = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!((expected, actual), (1, usize::MAX));
+}

@@ -145,7 +145,7 @@ async fn errors_are_found_as_the_handle_says_them() {
         messages.push(format!("{result:?}"));
     }
     let expected = [
-        "Err(TooHeavy { weight: 3, limit: 2 })",
+        "Err(Failed(TooHeavy { weight: 3, limit: 2 }))",
         "Err(Failed(\"no disk\"))",
         "Err(Panicked(\"job 3\"))",
         "Err(ResultCount { expected: 1, actual: 0 })",
