@@ -169,11 +169,13 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     ///
     /// Before `start` nothing can be processed, so jobs that wait in the queue
     /// resolve as [`JobError::Abandoned`]. A processor that awaits this waits
-    /// for itself, until the stop runs out of time.
+    /// for itself, until the stop runs out of time. The time is kept by the loop:
+    /// while the future of `start` is neither polled nor dropped, there is no
+    /// end.
     ///
     /// # Errors
     ///
-    /// [`ShutdownTimeout`] says how many jobs were given up.
+    /// [`ShutdownTimeout`] says how many jobs were given up because time ran out.
     ///
     /// # Cancel safety
     ///

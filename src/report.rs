@@ -12,9 +12,9 @@ use crate::error::JobError;
 /// then the waiting policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FlushReason {
-    /// It held `max_batch_size` jobs.
+    /// As many jobs were pending as `max_batch_size` allows in a batch.
     Size,
-    /// It held `max_batch_weight`, or the next job would have exceeded it.
+    /// They weighed `max_batch_weight`, or more than that.
     Weight,
     /// Its first job had waited for the `interval`.
     Interval,
@@ -53,9 +53,11 @@ pub struct BatchReport<'a> {
     pub weight: usize,
     /// Why it was flushed.
     pub reason: FlushReason,
-    /// How long its first job was pending.
+    /// How long the first pending job had waited: the first of this batch, unless
+    /// the storage is one of your own and chose others.
     pub waited: Duration,
-    /// How long the processor took.
+    /// How long the processor took; under a [`Keyed`](crate::Keyed), with the wait
+    /// for its turn.
     pub took: Duration,
     /// Why it failed, if it did.
     pub error: Option<&'a JobError>,
