@@ -78,8 +78,7 @@ pub trait BatchProcessor<J, R>: Send + Sync + 'static {
     /// An error fails the whole batch: every caller gets it as
     /// [`JobError::Failed`](crate::JobError::Failed), or as it is if it is a
     /// [`JobError`](crate::JobError) itself, unless that says that a job was
-    /// never accepted. Another number of results than jobs
-    /// does so as
+    /// never accepted. Another number of results than jobs does so as
     /// [`JobError::ResultCount`](crate::JobError::ResultCount).
     fn process(&self, jobs: Vec<J>) -> impl Future<Output = Result<Vec<R>, Self::Error>> + Send;
 }

@@ -17,7 +17,8 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
 
 use crate::support::{
-    Fate, Gate, answers, assert_balanced, decide, lock, results, run, settle, soon, submit,
+    Fate, Gate, answers, assert_balanced, decide, idle, lock, poll_once, results, run, settle,
+    soon, submit,
 };
 
 /// A span or an event.
@@ -382,17 +383,34 @@ async fn jobs_themselves_are_not_logged() {
     assert!(events.iter().all(|event| event.level >= Level::DEBUG));
 }
 
+/// Panics when dropped, unless a panic is under way.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "the bomb went off");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_event_about_a_job_that_nobody_has_taken_has_the_name() {
+    let (capture, _guard) = Capture::start();
+    let batcher = MicroBatch::builder(|_: Vec<Bomb>| async { Ok::<Vec<()>, String>(Vec::new()) });
+    let batcher = idle(batcher.name("words").max_batch_size(1));
+    let handles = submit(&batcher, [Bomb]);
+    let mut start = Box::pin(batcher.start(CancellationToken::new()));
+    assert!(poll_once(&mut start).is_pending());
+    assert_eq!(batcher.stats().processing, 1);
+    // Before any task can take the batch.
+    drop(start);
+    assert!(answers(handles).await[0].is_err());
+    let errors = capture.events_at(Level::ERROR);
+    let names: Vec<_> = errors.iter().map(|event| event.field("name")).collect();
+    assert_eq!(names, ["words"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn every_event_about_a_panic_has_the_name() {
-    /// Panics when dropped, unless a panic is under way.
-    struct Bomb;
-
-    impl Drop for Bomb {
-        fn drop(&mut self) {
-            assert!(std::thread::panicking(), "the bomb went off");
-        }
-    }
-
     let (capture, _guard) = Capture::start();
     let named = |results: usize| {
         MicroBatch::builder(move |_: Vec<u32>| async move {
@@ -442,13 +460,33 @@ impl Subscriber for Jumpy {
 /// processed.
 #[tokio::test(start_paused = true)]
 async fn a_subscriber_that_panics_fails_one_batch_alone() {
-    for turn in 0..2 {
+    // In the call of the processor, in the first poll of its future, when that is
+    // dropped, and in the next batch.
+    for turn in 0..4 {
         let _guard = tracing::subscriber::set_default(Jumpy(AtomicUsize::new(turn)));
         let batcher = run(MicroBatch::builder(Gate::open()).max_batch_size(1));
-        let mut answers = answers(submit(&batcher, 0..3)).await.into_iter();
-        assert!(answers.next().expect("three").is_err());
-        assert!(answers.map(Result::unwrap).eq(1..3));
+        let answers = answers(submit(&batcher, 0..3)).await;
+        let failed = answers.iter().map(Result::is_err);
+        let expected = [[true, false], [true, false], [false, false], [false, true]][turn];
+        assert!(failed.eq([expected[0], expected[1], false]), "{answers:?}");
         soon(batcher.shutdown()).await.expect("drains");
         assert_balanced(batcher.stats());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_ends_of_it_leaves_the_batch_that_waits_to_another() {
+    // In the call, in both polls, and when the future is dropped.
+    let _guard = tracing::subscriber::set_default(Jumpy(AtomicUsize::new(3)));
+    let gate = Gate::closed();
+    let batcher = MicroBatch::builder(gate.clone()).max_batch_size(1);
+    let batcher = run(batcher.max_in_flight(2));
+    let mut handles = submit(&batcher, 0..1);
+    settle().await;
+    // The second is handed over just before the first ends.
+    handles.extend(submit(&batcher, 1..2));
+    gate.pass(1);
+    settle().await;
+    gate.pass(1);
+    assert_eq!(results(handles).await, [0, 1]);
 }
