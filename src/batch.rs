@@ -1,18 +1,17 @@
 //! One batch on its own: from the processor's hands to the callers'.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{fmt, mem};
 
-use futures::{FutureExt, TryFutureExt};
+use futures::TryFutureExt;
 use tokio::time::Instant;
 use tracing::{Span, debug, debug_span, error};
 
 use crate::error::JobError;
 use crate::intake::Intake;
 use crate::job::Reply;
-use crate::panics::{discard, guard, message};
+use crate::panics::{discard, guard, guard_future};
 use crate::processor::BatchProcessor;
 use crate::report::{BatchReport, FlushReason};
 
@@ -21,6 +20,12 @@ pub(crate) struct Context<J, R, P> {
     pub(crate) processor: P,
     pub(crate) intake: Arc<Intake<J, R>>,
     pub(crate) on_batch: Option<Hook>,
+}
+
+impl<J, R, P> Context<J, R, P> {
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.intake.name()
+    }
 }
 
 pub(crate) type Hook = Box<dyn Fn(&BatchReport<'_>) + Send + Sync>;
@@ -90,7 +95,7 @@ impl<J, R, P> Drop for Slot<J, R, P> {
 
 impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
     fn name(&self) -> Option<&str> {
-        self.slot.context.intake.name()
+        self.slot.context.name()
     }
 
     /// Returns the span of this batch, which follows from those of its jobs.
@@ -122,8 +127,8 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
             Ok(future) => {
                 // An error that panics when it is boxed is a panic as well.
                 let future = future.map_err(|error| JobError::from_processor(error.into()));
-                let outcome = AssertUnwindSafe(future).catch_unwind().await;
-                outcome.unwrap_or_else(|panic| Err(JobError::Panicked(message(panic))))
+                let outcome = guard_future(future).await;
+                outcome.unwrap_or_else(|message| Err(JobError::Panicked(message)))
             }
             Err(message) => Err(JobError::Panicked(message)),
         };

@@ -15,16 +15,14 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::mem;
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
-use futures::FutureExt;
 use tokio::task::JoinHandle;
 use tracing::{Instrument, Span};
 
 use crate::batch::{Batch, Context};
-use crate::panics::{bury, discard, guard};
+use crate::panics::{discard, guard, guard_future};
 use crate::processor::BatchProcessor;
 
 pub(crate) struct Crew<J, R, P> {
@@ -81,12 +79,12 @@ impl<J, R, P> Crew<J, R, P> {
         for member in &self.members {
             member.abort();
         }
-        discard(self.board.dismiss(), self.board.name());
+        discard(self.board.dismiss(), self.board.context.name());
     }
 
     /// Waits until the tasks have ended, once they are idle or aborted.
     pub(crate) async fn dismiss(&mut self) {
-        discard(self.board.dismiss(), self.board.name());
+        discard(self.board.dismiss(), self.board.context.name());
         for member in self.members.drain(..) {
             let _ = member.await;
         }
@@ -128,14 +126,14 @@ async fn serve<J, R, P: BatchProcessor<J, R>>(member: Member<J, R, P>) {
         // values that are dropped, and of who listens to the span: the batch is
         // abandoned.
         let run = batch.finish(size, started, called).instrument(span);
-        let _ = AssertUnwindSafe(run).catch_unwind().await.map_err(bury);
+        let _ = guard_future(run).await;
     }
 }
 
 impl<J, R, P> Drop for Member<J, R, P> {
     fn drop(&mut self) {
         let lost = self.board.change(|state| state.leave(self.number));
-        discard(lost, self.board.name());
+        discard(lost, self.board.context.name());
     }
 }
 
@@ -189,10 +187,6 @@ impl<J, R, P> State<J, R, P> {
 }
 
 impl<J, R, P> Board<J, R, P> {
-    fn name(&self) -> Option<&str> {
-        self.context.intake.name()
-    }
-
     fn lock(&self) -> MutexGuard<'_, State<J, R, P>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -14,7 +14,7 @@ use crate::error::JobError;
 pub enum FlushReason {
     /// As many jobs were pending as `max_batch_size` allows in a batch.
     Size,
-    /// They weighed `max_batch_weight`, or more than that.
+    /// The pending jobs weighed `max_batch_weight` or more.
     Weight,
     /// Its first job had waited for the `interval`.
     Interval,

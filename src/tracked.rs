@@ -10,7 +10,6 @@ mod board;
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::Hash;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use crate::builder::MicroBatchBuilder;
 use crate::error::{BuildError, JobError, ShutdownTimeout, StartError, TrySubmitError};
 use crate::job::JobHandle;
 use crate::micro_batch::MicroBatch;
-use crate::panics::message;
+use crate::panics::guard_future;
 use crate::processor::BatchProcessor;
 use crate::report::Stats;
 use crate::storage::{BatchStorage, MemoryStorage};
@@ -514,7 +513,7 @@ where
         slots.iter().for_each(Slot::process);
         // What the micro-batcher would make of it, only earlier: before the
         // callers hear.
-        let outcome = AssertUnwindSafe(async {
+        let outcome = guard_future(async {
             let results = self.0.process(jobs).await;
             let results = results.map_err(|error| JobError::from_processor(error.into()))?;
             if results.len() != slots.len() {
@@ -526,8 +525,8 @@ where
             // Cloning is code of the user's, too.
             Ok((results.clone(), results))
         });
-        let outcome = outcome.catch_unwind().await;
-        let outcome = outcome.unwrap_or_else(|panic| Err(JobError::Panicked(message(panic))));
+        let outcome = outcome.await;
+        let outcome = outcome.unwrap_or_else(|message| Err(JobError::Panicked(message)));
         match outcome {
             Ok((kept, results)) => {
                 finish(slots, kept.into_iter().map(Ok));

@@ -425,13 +425,13 @@ where
             flushing: self.pending.is_flushing(),
         }
     }
-
-    fn name(&self) -> Option<&str> {
-        self.context.intake.name()
-    }
 }
 
 impl<J, R, P, S: BatchStorage<J, R>> Worker<J, R, P, S> {
+    fn name(&self) -> Option<&str> {
+        self.context.name()
+    }
+
     /// Drops what is still owed for a batch, which answers it, and returns for
     /// how many jobs.
     fn give_up(&self, owed: &Replies<R>) -> usize {
@@ -456,8 +456,8 @@ impl<J, R, P, S: BatchStorage<J, R>> Worker<J, R, P, S> {
             abandoned += pending;
         });
         let held = guard(|| self.storage.take(usize::MAX, usize::MAX));
-        discard(held.into_iter().flatten(), self.context.intake.name());
-        discard(self.inbox.drain(..), self.context.intake.name());
+        discard(held.into_iter().flatten(), self.name());
+        discard(mem::take(&mut self.inbox), self.name());
         abandoned
     }
 }

@@ -14,7 +14,6 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -27,7 +26,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::KeyedJob;
 use crate::error::{BuildError, JobError, ShutdownTimeout, StartError};
 use crate::micro_batch::MicroBatch;
-use crate::panics::message;
+use crate::panics::guard;
 
 pub(super) struct Hub<K, J, R> {
     make: Factory<K, J, R>,
@@ -123,8 +122,7 @@ where
             return Ok(found);
         }
         // Without the lock, because it calls the user's code.
-        let made = catch_unwind(AssertUnwindSafe(|| (self.make)()));
-        let made = made.map_err(|panic| JobError::Panicked(message(panic)))?;
+        let made = guard(|| (self.make)()).map_err(JobError::Panicked)?;
         // The same options were found to be good before, unless they change.
         let micro_batch = made.map_err(|error| JobError::Failed(Arc::new(error)))?;
         let ticket = Arc::new(Ticket {

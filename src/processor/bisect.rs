@@ -1,13 +1,10 @@
 //! Isolates the jobs that fail a batch.
 
 use std::convert::Infallible;
-use std::panic::AssertUnwindSafe;
-
-use futures::FutureExt;
 
 use super::{Always, BatchProcessor, Predicate};
 use crate::error::JobError;
-use crate::panics::message;
+use crate::panics::guard_future;
 
 /// A processor that splits a failed batch until the guilty jobs stand alone;
 /// see [`bisect`](super::BatchProcessorExt::bisect).
@@ -30,10 +27,7 @@ impl<P, W> Bisect<P, W> {
         W: Predicate<P::Error>,
     {
         let expected = jobs.len();
-        let outcome = AssertUnwindSafe(async { self.inner.process(jobs).await })
-            .catch_unwind()
-            .await;
-        match outcome {
+        match guard_future(async { self.inner.process(jobs).await }).await {
             Ok(Ok(results)) if results.len() == expected => Ok(results),
             Ok(Ok(results)) => {
                 let actual = results.len();
@@ -43,7 +37,7 @@ impl<P, W> Bisect<P, W> {
                 let split = self.when.holds(&error);
                 Err((JobError::from_processor(error.into()), split))
             }
-            Err(panic) => Err((JobError::Panicked(message(panic)), true)),
+            Err(message) => Err((JobError::Panicked(message), true)),
         }
     }
 }

@@ -16,7 +16,6 @@
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,7 +25,7 @@ use moka::sync::Cache;
 use super::JobStatus;
 use crate::error::JobError;
 use crate::job::{JobHandle, Reply};
-use crate::panics::message;
+use crate::panics::guard;
 
 /// A hundred years. The cache refuses an age of a thousand; nobody will miss the
 /// rest.
@@ -343,8 +342,8 @@ impl<K, R> Live<K, R> {
 }
 
 fn answer<R: Clone>(reply: Reply<R>, outcome: &Result<R, JobError>) {
-    let answer = catch_unwind(AssertUnwindSafe(|| outcome.clone()));
-    reply.send(answer.unwrap_or_else(|panic| Err(JobError::Panicked(message(panic)))));
+    let answer = guard(|| outcome.clone());
+    reply.send(answer.unwrap_or_else(|message| Err(JobError::Panicked(message))));
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -16,6 +16,9 @@ use futures::stream::{self, FusedStream, Stream, StreamExt, TryStreamExt};
 use microbatch::{CancellationToken, JobError, MicroBatch};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
+
+use crate::support::owning;
+use crate::watch::Watch;
 
 type Results = Pin<Box<dyn FusedStream<Item = Result<u64, JobError>> + Send>>;
 /// One of the two adaptors.
@@ -722,27 +725,20 @@ fn debug_says_how_it_stands() {
 /// which results ring, and what it was the last of may be what answers them.
 #[test]
 fn the_stream_may_move_to_another_task() {
-    struct Owner<T>(Mutex<T>);
-
-    impl<T: Send> Wake for Owner<T> {
-        fn wake(self: Arc<Self>) {}
-    }
-
+    let watch = Watch::start();
     for adaptor in ADAPTORS {
-        let (ended, end) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            let jobs = idle(2);
-            let start = Box::pin(jobs.start(CancellationToken::new()));
-            let first = Waker::from(Arc::new(Owner(Mutex::new(start))));
-            let mut results = adaptor(&jobs, stream::iter(0..1).boxed(), 1);
-            let polled = results.poll_next_unpin(&mut Context::from_waker(&first));
-            assert!(polled.is_pending());
-            drop(first);
-            // The first of these drops the loop, the other sees its answer.
-            let result = (0..2).find_map(|_| results.next().now_or_never().flatten());
-            let _ = ended.send(format!("{result:?}"));
-        });
-        let result = end.recv_timeout(Duration::from_secs(20));
-        assert_eq!(result.as_deref(), Ok("Some(Err(Abandoned))"));
+        watch.at("a waker dropped under the lock of a stream".to_owned());
+        let jobs = idle(2);
+        let first = owning(Box::pin(jobs.start(CancellationToken::new())));
+        let mut results = adaptor(&jobs, stream::iter(0..1).boxed(), 1);
+        let polled = results.poll_next_unpin(&mut Context::from_waker(&first));
+        assert!(polled.is_pending());
+        drop(first);
+        // The first of these drops the loop, the other sees its answer.
+        let result = (0..2).find_map(|_| results.next().now_or_never().flatten());
+        assert!(
+            matches!(result, Some(Err(JobError::Abandoned))),
+            "{result:?}"
+        );
     }
 }

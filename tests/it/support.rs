@@ -4,7 +4,8 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
 use std::time::Duration;
 
 use microbatch::{
@@ -41,6 +42,31 @@ pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
 /// Polls once, and lets nobody be woken.
 pub(crate) fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// A task that lives as long as its wakers, with all that it owns.
+struct Owner<T>(Mutex<T>);
+
+impl<T: Send> Wake for Owner<T> {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// Returns the only waker of a task that owns this.
+pub(crate) fn owning<T: Send + 'static>(value: T) -> Waker {
+    Waker::from(Arc::new(Owner(Mutex::new(value))))
+}
+
+/// Panics when dropped, if it is the one; never while a panic is under way.
+#[derive(Debug)]
+pub(crate) struct Bomb(pub(crate) u32);
+
+/// The number of the one.
+pub(crate) const LIVE: u32 = 13;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(self.0 != LIVE || thread::panicking(), "the bomb went off");
+    }
 }
 
 /// Locks whatever has happened to other holders.

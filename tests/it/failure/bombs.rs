@@ -3,7 +3,6 @@
 //! callers must not.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
-use std::thread;
 
 use microbatch::{
     BatchProcessor, BatchStorage, CancellationToken, JobError, MicroBatch, MicroBatchBuilder,
@@ -11,21 +10,8 @@ use microbatch::{
 };
 
 use crate::support::{
-    answers, assert_balanced, idle, poll_once, results, run, settle, soon, submit,
+    Bomb, LIVE, answers, assert_balanced, idle, poll_once, results, run, settle, soon, submit,
 };
-
-/// Panics when dropped, if it is the one; never while a panic is under way.
-#[derive(Debug)]
-struct Bomb(u32);
-
-/// The number of the one.
-const LIVE: u32 = 13;
-
-impl Drop for Bomb {
-    fn drop(&mut self) {
-        assert!(self.0 != LIVE || thread::panicking(), "the bomb went off");
-    }
-}
 
 /// Batches of one job that never end.
 fn hanging() -> MicroBatchBuilder<Bomb, u32, impl BatchProcessor<Bomb, u32>> {

@@ -1,10 +1,8 @@
 //! The line of those who wait for room.
 
 use std::pin::pin;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use microbatch::{CancellationToken, JobError, MicroBatch};
@@ -13,8 +11,9 @@ use tokio::time::timeout;
 
 use super::crowded;
 use crate::support::{
-    Counted, Gate, idle, lock, poll_once, results, run, secs, settle, soon, submit,
+    Counted, Gate, idle, lock, owning, poll_once, results, run, secs, settle, soon, submit,
 };
+use crate::watch::Watch;
 
 #[tokio::test(start_paused = true)]
 async fn room_goes_to_who_came_first_whatever_they_wait_with() {
@@ -282,31 +281,6 @@ async fn waiting_for_room_costs_a_caller_no_wake_up_of_its_own() {
     }
 }
 
-/// Fails where the test does not end in time, as when it waits for a lock that it
-/// holds itself.
-fn in_time(test: impl FnOnce() + Send + 'static) {
-    let (ended, end) = mpsc::channel();
-    let thread = thread::spawn(move || {
-        test();
-        let _ = ended.send(());
-    });
-    let locked = end.recv_timeout(Duration::from_secs(20)) == Err(RecvTimeoutError::Timeout);
-    assert!(!locked, "deadlock");
-    thread.join().expect("no panic");
-}
-
-/// A task that lives as long as its wakers, with all that it owns.
-struct Owner<T>(Mutex<T>);
-
-impl<T: Send> Wake for Owner<T> {
-    fn wake(self: Arc<Self>) {}
-}
-
-/// The last waker of a task that owns this.
-fn owning<T: Send + 'static>(value: T) -> Waker {
-    Waker::from(Arc::new(Owner(Mutex::new(value))))
-}
-
 /// Polls it in one task, of which nothing is left but the waker, and then in
 /// another.
 fn poll_twice<F: Future>(future: F, first: Waker) {
@@ -325,30 +299,30 @@ fn poll_twice<F: Future>(future: F, first: Waker) {
 /// what it was the last of took the same lock.
 #[test]
 fn whoever_waits_may_move_to_another_task() {
-    in_time(|| {
-        let batcher = idle(MicroBatch::builder(Gate::open()).queue_capacity(1));
-        let _queued = batcher.submit(0);
-        let in_line = || {
-            let mut handle = batcher.submit(1);
-            assert!(poll_once(&mut handle).is_pending());
-            owning(handle)
-        };
-        poll_twice(batcher.submit(2).accepted(), in_line());
-        poll_twice(batcher.reserve(), in_line());
-        let runtime = Builder::new_current_thread().build().expect("a runtime");
-        let _guard = runtime.enter();
-        let batcher = idle(
-            MicroBatch::builder(Gate::open())
-                .queue_capacity(1)
-                .interval(Duration::MAX),
-        );
-        let permit = pin!(batcher.reserve()).poll(&mut Context::from_waker(Waker::noop()));
-        let Poll::Ready(Ok(_permit)) = permit else {
-            panic!("there is room");
-        };
+    let watch = Watch::start();
+    watch.at("a waker dropped under the lock of the line".to_owned());
+    let batcher = idle(MicroBatch::builder(Gate::open()).queue_capacity(1));
+    let _queued = batcher.submit(0);
+    let in_line = || {
         let mut handle = batcher.submit(1);
         assert!(poll_once(&mut handle).is_pending());
-        poll_twice(batcher.start(CancellationToken::new()), owning(handle));
-        assert_eq!(batcher.stats().waiting, 0);
-    });
+        owning(handle)
+    };
+    poll_twice(batcher.submit(2).accepted(), in_line());
+    poll_twice(batcher.reserve(), in_line());
+    let runtime = Builder::new_current_thread().build().expect("a runtime");
+    let _guard = runtime.enter();
+    let batcher = idle(
+        MicroBatch::builder(Gate::open())
+            .queue_capacity(1)
+            .interval(Duration::MAX),
+    );
+    let permit = pin!(batcher.reserve()).poll(&mut Context::from_waker(Waker::noop()));
+    let Poll::Ready(Ok(_permit)) = permit else {
+        panic!("there is room");
+    };
+    let mut handle = batcher.submit(1);
+    assert!(poll_once(&mut handle).is_pending());
+    poll_twice(batcher.start(CancellationToken::new()), owning(handle));
+    assert_eq!(batcher.stats().waiting, 0);
 }
