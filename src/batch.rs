@@ -4,14 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{fmt, mem};
 
-use futures::TryFutureExt;
 use tokio::time::Instant;
 use tracing::{Span, debug, debug_span, error};
 
 use crate::error::JobError;
 use crate::intake::Intake;
 use crate::job::Reply;
-use crate::panics::{discard, guard, guard_future};
+use crate::panics::{Call, discard, guard};
 use crate::processor::BatchProcessor;
 use crate::report::{BatchReport, FlushReason};
 
@@ -77,9 +76,6 @@ pub(crate) struct Batch<J, R, P> {
     pub(crate) slot: Slot<J, R, P>,
 }
 
-/// What calling the processor gave: a future, or the message of a panic.
-pub(crate) type Called<F> = Result<F, Arc<str>>;
-
 /// One of the places for batches in flight. Its drop tells the loop that the
 /// batch has ended, however it ends.
 pub(crate) struct Slot<J, R, P> {
@@ -117,21 +113,20 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
         hook.map(|_| Instant::now())
     }
 
-    /// Waits for the results that the processor, called at `started`, has
-    /// promised, and answers what is owed for so many jobs.
-    pub(crate) async fn finish<F>(self, size: usize, started: Option<Instant>, promised: Called<F>)
+    /// Waits for the results of the processor, which was called at `started`, and
+    /// answers what is owed for so many jobs.
+    pub(crate) async fn finish<F>(self, size: usize, started: Option<Instant>, called: Call<F>)
     where
         F: Future<Output = Result<Vec<R>, P::Error>>,
     {
-        let outcome = match promised {
-            Ok(future) => {
+        let outcome =
+            match called.await {
+                Ok(Ok(results)) => Ok(results),
                 // An error that panics when it is boxed is a panic as well.
-                let future = future.map_err(|error| JobError::from_processor(error.into()));
-                let outcome = guard_future(future).await;
-                outcome.unwrap_or_else(|message| Err(JobError::Panicked(message)))
-            }
-            Err(message) => Err(JobError::Panicked(message)),
-        };
+                Ok(Err(error)) => Err(guard(|| JobError::from_processor(error.into()))
+                    .unwrap_or_else(JobError::Panicked)),
+                Err(message) => Err(JobError::Panicked(message)),
+            };
         let results = match outcome {
             Ok(results) if results.len() != size => {
                 let actual = results.len();

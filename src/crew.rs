@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tracing::{Instrument, Span};
 
 use crate::batch::{Batch, Context};
-use crate::panics::{discard, guard, guard_future};
+use crate::panics::{Call, discard};
 use crate::processor::BatchProcessor;
 
 pub(crate) struct Crew<J, R, P> {
@@ -120,13 +120,13 @@ async fn serve<J, R, P: BatchProcessor<J, R>>(member: Member<J, R, P>) {
         let jobs = mem::take(&mut batch.jobs);
         let size = jobs.len();
         let started = batch.clock();
-        let called = guard(|| span.in_scope(|| board.context.processor.process(jobs)));
+        let called = Call::new(|| span.in_scope(|| board.context.processor.process(jobs)));
         board.change(|state| state.calling = false);
         // The processor's panics are caught before. What is left are those of
         // values that are dropped, and of who listens to the span: the batch is
         // abandoned.
         let run = batch.finish(size, started, called).instrument(span);
-        let _ = guard_future(run).await;
+        let _ = Call::new(|| run).await;
     }
 }
 

@@ -1,11 +1,14 @@
-//! What to do about panics in users' code.
+//! What to do about panics in users' code: processors, hooks, storages, the
+//! drops of jobs and results, wakers, and the subscribers of `tracing`.
 
 use std::any::Any;
 use std::mem;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use futures::{FutureExt, TryFutureExt};
 use tracing::error;
 
 /// Returns the message of a panic, and drops what it has thrown, whose drop may
@@ -24,11 +27,10 @@ pub(crate) fn guard<T>(call: impl FnOnce() -> T) -> Result<T, Arc<str>> {
     catch_unwind(AssertUnwindSafe(call)).map_err(message)
 }
 
-/// Awaits users' code, as [`guard`] calls it.
-pub(crate) fn guard_future<F: Future>(
-    future: F,
-) -> impl Future<Output = Result<F::Output, Arc<str>>> {
-    AssertUnwindSafe(future).catch_unwind().map_err(message)
+/// Calls `tracing`, whose subscriber is users' code: without it, nothing is
+/// said, and nothing else is lost.
+pub(crate) fn trace(call: impl FnOnce()) {
+    let _ = guard(call);
 }
 
 /// Drops the values one by one, whose `drop` may panic, for the micro-batcher of
@@ -40,7 +42,92 @@ pub(crate) fn discard<T>(values: impl IntoIterator<Item = T>, name: Option<&str>
     }
     for value in values {
         if let Err(error) = guard(|| drop(value)) {
-            error!(name, %error, "the drop of a job or result panicked");
+            trace(|| error!(name, %error, "the drop of a job or result panicked"));
         }
+    }
+}
+
+/// A value of the user's, whose `drop` may panic wherever it is dropped.
+#[derive(Debug)]
+pub(crate) struct Shielded<T>(Option<T>);
+
+impl<T> Shielded<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Some(value))
+    }
+
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.0.as_mut().expect("it is taken by the drop alone")
+    }
+}
+
+impl<T> Deref for Shielded<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("it is taken by the drop alone")
+    }
+}
+
+impl<T> Drop for Shielded<T> {
+    fn drop(&mut self) {
+        discard(self.0.take(), None);
+    }
+}
+
+/// A call of users' asynchronous code, which resolves to what the code returns,
+/// or to the message of a panic: in the call, in the future or in its drop.
+///
+/// The future is on the heap from the moment it is returned, so that what awaits
+/// it is small however large it is.
+pub(crate) struct Call<F>(State<F>);
+
+enum State<F> {
+    Running(Pin<Box<F>>),
+    Panicked(Arc<str>),
+    Done,
+}
+
+impl<F: Future> Call<F> {
+    /// Makes the call at once.
+    pub(crate) fn new(make: impl FnOnce() -> F) -> Self {
+        Self(match guard(|| Box::pin(make())) {
+            Ok(future) => State::Running(future),
+            Err(message) => State::Panicked(message),
+        })
+    }
+}
+
+impl<F: Future> Future for Call<F> {
+    type Output = Result<F::Output, Arc<str>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = match &mut self.0 {
+            State::Running(future) => guard(|| future.as_mut().poll(cx)),
+            State::Panicked(message) => Err(Arc::clone(message)),
+            State::Done => return Poll::Pending,
+        };
+        let output = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(output)) => Ok(output),
+            Err(message) => Err(message),
+        };
+        // What it has returned stands, whatever its drop does.
+        self.discard();
+        Poll::Ready(output)
+    }
+}
+
+impl<F> Call<F> {
+    fn discard(&mut self) {
+        if let State::Running(future) = mem::replace(&mut self.0, State::Done) {
+            discard([future], None);
+        }
+    }
+}
+
+impl<F> Drop for Call<F> {
+    fn drop(&mut self) {
+        self.discard();
     }
 }

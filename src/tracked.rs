@@ -20,7 +20,7 @@ use crate::builder::MicroBatchBuilder;
 use crate::error::{BuildError, JobError, ShutdownTimeout, StartError, TrySubmitError};
 use crate::job::JobHandle;
 use crate::micro_batch::MicroBatch;
-use crate::panics::guard_future;
+use crate::panics::Call;
 use crate::processor::BatchProcessor;
 use crate::report::Stats;
 use crate::storage::{BatchStorage, MemoryStorage};
@@ -513,7 +513,7 @@ where
         slots.iter().for_each(Slot::process);
         // What the micro-batcher would make of it, only earlier: before the
         // callers hear.
-        let outcome = guard_future(async {
+        let outcome = Call::new(|| async {
             let results = self.0.process(jobs).await;
             let results = results.map_err(|error| JobError::from_processor(error.into()))?;
             if results.len() != slots.len() {

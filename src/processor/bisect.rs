@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use super::{Always, BatchProcessor, Predicate};
 use crate::error::JobError;
-use crate::panics::guard_future;
+use crate::panics::Call;
 
 /// A processor that splits a failed batch until the guilty jobs stand alone;
 /// see [`bisect`](super::BatchProcessorExt::bisect).
@@ -27,7 +27,7 @@ impl<P, W> Bisect<P, W> {
         W: Predicate<P::Error>,
     {
         let expected = jobs.len();
-        match guard_future(async { self.inner.process(jobs).await }).await {
+        match Call::new(|| self.inner.process(jobs)).await {
             Ok(Ok(results)) if results.len() == expected => Ok(results),
             Ok(Ok(results)) => {
                 let actual = results.len();
