@@ -9,16 +9,16 @@ use tracing::{Span, debug, debug_span, error};
 
 use crate::error::JobError;
 use crate::intake::Intake;
-use crate::job::Reply;
-use crate::panics::{Call, discard, guard};
+use crate::job::{Reply, send_all};
+use crate::panics::{Shielded, discard, guard, trace};
 use crate::processor::BatchProcessor;
 use crate::report::{BatchReport, FlushReason};
 
 /// What every batch of one micro-batcher shares.
 pub(crate) struct Context<J, R, P> {
-    pub(crate) processor: P,
+    pub(crate) processor: Shielded<P>,
     pub(crate) intake: Arc<Intake<J, R>>,
-    pub(crate) on_batch: Option<Hook>,
+    pub(crate) on_batch: Option<Shielded<Hook>>,
 }
 
 impl<J, R, P> Context<J, R, P> {
@@ -95,15 +95,20 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
     }
 
     /// Returns the span of this batch, which follows from those of its jobs.
-    pub(crate) fn span(&self, origins: Vec<Span>) -> Span {
+    pub(crate) fn span(&self, origins: &[Span]) -> Span {
         let name = self.name();
         let (size, weight) = (self.jobs.len(), self.weight);
         let (reason, waited) = (self.reason, self.waited);
-        let span = debug_span!(parent: None, "batch", name, size, weight, %reason, ?waited);
+        let span =
+            guard(|| debug_span!(parent: None, "batch", name, size, weight, %reason, ?waited));
+        let span = span.unwrap_or_else(|_| Span::none());
+        // While they are held: to be linked, they must not be closed.
         for origin in origins {
-            span.follows_from(origin);
+            trace(|| {
+                span.follows_from(origin);
+            });
         }
-        debug!(parent: &span, name, size, weight, %reason, ?waited, "flush");
+        trace(|| debug!(parent: &span, name, size, weight, %reason, ?waited, "flush"));
         span
     }
 
@@ -113,14 +118,16 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
         hook.map(|_| Instant::now())
     }
 
-    /// Waits for the results of the processor, which was called at `started`, and
-    /// answers what is owed for so many jobs.
-    pub(crate) async fn finish<F>(self, size: usize, started: Option<Instant>, called: Call<F>)
-    where
-        F: Future<Output = Result<Vec<R>, P::Error>>,
-    {
+    /// Answers what is owed for so many jobs, with what the processor has
+    /// returned, which was called at `started`.
+    pub(crate) fn finish(
+        self,
+        size: usize,
+        started: Option<Instant>,
+        returned: Result<Result<Vec<R>, P::Error>, Arc<str>>,
+    ) {
         let outcome =
-            match called.await {
+            match returned {
                 Ok(Ok(results)) => Ok(results),
                 // An error that panics when it is boxed is a panic as well.
                 Ok(Err(error)) => Err(guard(|| JobError::from_processor(error.into()))
@@ -145,26 +152,24 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
             return;
         }
         self.report(size, started, results.as_ref().err());
-        match results {
-            Ok(results) => {
-                let mut pairs = replies.drain(..).zip(results);
-                // A result whose caller has gone is dropped here, which may
-                // panic; the others still have theirs to come.
-                while let Err(error) = guard(|| {
-                    for (reply, result) in pairs.by_ref() {
-                        reply.send(Ok(result));
-                    }
-                }) {
-                    error!(name = self.name(), %error, "the drop of a result panicked");
-                }
-            }
+        // A result whose caller has gone is dropped here, which may panic, as may
+        // whoever is woken; the others still have theirs to come.
+        let panicked = match results {
+            Ok(results) => send_all(replies.drain(..).zip(results.into_iter().map(Ok))),
             Err(error) => {
-                for reply in replies.drain(..) {
-                    reply.send(Err(error.clone()));
-                }
+                let errors = replies.drain(..).map(|reply| (reply, Err(error.clone())));
+                let panicked = send_all(errors);
+                discard([error], self.name());
+                panicked
             }
+        };
+        if let Some(error) = panicked {
+            let name = self.name();
+            trace(|| error!(name, %error, "the drop of a result, or a waker, panicked"));
         }
-        self.owed.put(replies);
+        if replies.capacity() <= size.saturating_mul(4).max(64) {
+            self.owed.put(replies);
+        }
     }
 
     /// Counts and reports the batch: before its callers hear of it, so that
@@ -172,18 +177,18 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
     fn report(&self, size: usize, started: Option<Instant>, error: Option<&JobError>) {
         let context = &self.slot.context;
         if let Some(error) = error {
-            let log = || {
+            let log = |error: &dyn fmt::Display| {
                 error!(
                     name = self.name(),
                     size,
                     weight = self.weight,
                     reason = %self.reason,
-                    error = %Chain(error),
+                    %error,
                     "batch failed"
                 );
             };
-            if guard(log).is_err() {
-                error!(name = self.name(), "batch failed, and so did showing why");
+            if guard(|| log(&Chain(error))).is_err() {
+                trace(|| error!(name = self.name(), "batch failed, and so did showing why"));
             }
         }
         context.intake.count(|stats| {
@@ -207,7 +212,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
             error,
         };
         if let Err(error) = guard(|| hook(&report)) {
-            error!(name = self.name(), %error, "the on_batch hook panicked");
+            trace(|| error!(name = self.name(), %error, "the on_batch hook panicked"));
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::batch::{Context, Hook};
 use crate::error::BuildError;
 use crate::intake::Intake;
 use crate::micro_batch::{MicroBatch, Weigher};
+use crate::panics::Shielded;
 use crate::pending::Policy;
 use crate::processor::BatchProcessor;
 use crate::report::BatchReport;
@@ -333,14 +334,16 @@ where
             policy.backlog = policy.backlog.max(self.queue_capacity);
         }
         let max_batch_weight = policy.max_batch_weight;
-        let intake = Arc::new(Intake::new(self.name, self.queue_capacity));
+        let intake = Intake::new(self.name, self.queue_capacity, self.cancel_on_drop);
+        let intake = Arc::new(intake);
         let context = Context {
-            processor: self.processor,
+            processor: Shielded::new(self.processor),
             intake: Arc::clone(&intake),
-            on_batch: self.on_batch,
+            on_batch: self.on_batch.map(Shielded::new),
         };
-        let worker = Worker::new(context, policy, self.cancel_on_drop, self.storage);
-        MicroBatch::new_idle(intake, self.weigher, max_batch_weight, worker)
+        let worker = Worker::new(context, policy, self.storage);
+        let weigher = self.weigher.map(Shielded::new);
+        MicroBatch::new_idle(intake, weigher, max_batch_weight, worker)
     }
 }
 

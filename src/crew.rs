@@ -9,26 +9,29 @@
 //!   although tasks may run in any, and on several threads.
 //! - While a batch waits and the processor is not being called, some task is on
 //!   its way to the queue: one that was woken, is new, or has just ended a batch.
+//! - There are never fewer tasks than batches in flight, nor for long many more
+//!   than there were batches in flight lately.
 //! - A batch that waits and that no task is left to take, because the runtime is
 //!   gone, is dropped, which answers its jobs.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::mem;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
 use tokio::task::JoinHandle;
-use tracing::{Instrument, Span};
+use tracing::Span;
 
 use crate::batch::{Batch, Context};
-use crate::panics::{Call, discard};
+use crate::panics::{Call, discard, guard, trace};
 use crate::processor::BatchProcessor;
 
 pub(crate) struct Crew<J, R, P> {
     board: Arc<Board<J, R, P>>,
     /// By their numbers.
-    members: Vec<JoinHandle<()>>,
+    members: Vec<Option<JoinHandle<()>>>,
 }
 
 /// Where batches wait for a member to take them.
@@ -47,6 +50,8 @@ struct State<J, R, P> {
     wakers: Vec<Option<Waker>>,
     /// Numbers that no member has any more.
     vacant: Vec<usize>,
+    /// As many members may stay though they have nothing to do.
+    wanted: usize,
     dismissed: bool,
 }
 
@@ -54,6 +59,8 @@ struct State<J, R, P> {
 struct Member<J, R, P> {
     board: Arc<Board<J, R, P>>,
     number: usize,
+    /// It has left already.
+    left: bool,
 }
 
 impl<J, R, P> Crew<J, R, P> {
@@ -67,6 +74,7 @@ impl<J, R, P> Crew<J, R, P> {
                     idle: Vec::new(),
                     wakers: Vec::new(),
                     vacant: Vec::new(),
+                    wanted: 0,
                     dismissed: false,
                 }),
             }),
@@ -76,7 +84,7 @@ impl<J, R, P> Crew<J, R, P> {
 
     /// Drops every batch in hand at its next await, and the tasks with them.
     pub(crate) fn abort(&self) {
-        for member in &self.members {
+        for member in self.members.iter().flatten() {
             member.abort();
         }
         discard(self.board.dismiss(), self.board.context.name());
@@ -85,7 +93,7 @@ impl<J, R, P> Crew<J, R, P> {
     /// Waits until the tasks have ended, once they are idle or aborted.
     pub(crate) async fn dismiss(&mut self) {
         discard(self.board.dismiss(), self.board.context.name());
-        for member in self.members.drain(..) {
+        for member in self.members.drain(..).flatten() {
             let _ = member.await;
         }
     }
@@ -97,15 +105,35 @@ where
     R: Send + 'static,
     P: BatchProcessor<J, R>,
 {
-    /// Has a member take the batch, as the last of so many in flight.
-    pub(crate) fn assign(&mut self, batch: Batch<J, R, P>, span: Span, in_flight: usize) {
-        let hired = self.board.change(|state| {
+    /// Has a member take the batch, as the last of so many in flight; there were
+    /// at most `lately` of late.
+    pub(crate) fn assign(
+        &mut self,
+        batch: Batch<J, R, P>,
+        span: Span,
+        in_flight: usize,
+        lately: usize,
+    ) {
+        let (hired, surplus) = self.board.change(|state| {
             state.batches.push_back((batch, span));
-            (state.members() < in_flight).then(|| state.hire())
+            let hired = (state.members() < in_flight).then(|| state.hire());
+            (hired, state.dismiss_surplus(lately))
         });
+        if !surplus.is_empty() {
+            surplus.into_iter().for_each(Waker::wake);
+            // What is left of a task is freed with its handle.
+            let ended = |member: &JoinHandle<()>| member.is_finished();
+            for member in &mut self.members {
+                member.take_if(|member| ended(member));
+            }
+        }
         let Some(number) = hired else { return };
-        let board = Arc::clone(&self.board);
-        let task = tokio::spawn(serve(Member { board, number }));
+        let member = Member {
+            board: Arc::clone(&self.board),
+            number,
+            left: false,
+        };
+        let task = Some(tokio::spawn(serve(member)));
         match self.members.get_mut(number) {
             Some(ended) => *ended = task,
             None => self.members.push(task),
@@ -114,24 +142,49 @@ where
 }
 
 /// Takes batches to the processor until the crew is dismissed.
-async fn serve<J, R, P: BatchProcessor<J, R>>(member: Member<J, R, P>) {
-    let board = &member.board;
-    while let Some((mut batch, span)) = board.next(member.number).await {
+async fn serve<J, R, P: BatchProcessor<J, R>>(mut member: Member<J, R, P>) {
+    let board = Arc::clone(&member.board);
+    let processor = &board.context.processor;
+    let mut call = None;
+    while let Some((mut batch, span)) = board.next(&mut member).await {
         let jobs = mem::take(&mut batch.jobs);
         let size = jobs.len();
         let started = batch.clock();
-        let called = Call::new(|| span.in_scope(|| board.context.processor.process(jobs)));
+        let make = || processor.process(jobs);
+        within(&span, || match &mut call {
+            None => call = Some(Call::new(make)),
+            Some(call) => call.again(make),
+        });
         board.change(|state| state.calling = false);
+        let Some(call) = &mut call else { break };
+        let results = poll_fn(|cx| within(&span, || Pin::new(&mut *call).poll(cx))).await;
         // The processor's panics are caught before. What is left are those of
-        // values that are dropped, and of who listens to the span: the batch is
-        // abandoned.
-        let run = batch.finish(size, started, called).instrument(span);
-        let _ = Call::new(|| run).await;
+        // values that are dropped: the batch is abandoned.
+        let finish = || within(&span, || batch.finish(size, started, results));
+        if let Err(error) = guard(finish) {
+            let name = board.context.name();
+            trace(|| tracing::error!(name, %error, "the end of a batch panicked"));
+        }
+        discard([span], None);
     }
+}
+
+/// Makes the call, which does not panic, within the span, whose subscriber may.
+fn within<T>(span: &Span, call: impl FnOnce() -> T) -> T {
+    if span.is_none() {
+        return call();
+    }
+    let entered = guard(|| span.enter());
+    let result = call();
+    trace(|| drop(entered));
+    result
 }
 
 impl<J, R, P> Drop for Member<J, R, P> {
     fn drop(&mut self) {
+        if self.left {
+            return;
+        }
         let lost = self.board.change(|state| state.leave(self.number));
         discard(lost, self.board.context.name());
     }
@@ -160,6 +213,17 @@ impl<J, R, P> State<J, R, P> {
             return VecDeque::new();
         }
         mem::take(&mut self.batches)
+    }
+
+    /// Sets how many members may stay, and returns the wakers of idle ones that
+    /// are to end.
+    fn dismiss_surplus(&mut self, lately: usize) -> Vec<Waker> {
+        self.wanted = lately;
+        let surplus = self.members().saturating_sub(lately.saturating_mul(2));
+        // Those that were idle longest.
+        let idle = self.idle.drain(..surplus.min(self.idle.len()));
+        idle.filter_map(|number| self.wakers[number].take())
+            .collect()
     }
 
     /// Notes that a member has nothing to do.
@@ -192,8 +256,9 @@ impl<J, R, P> Board<J, R, P> {
     }
 
     /// Waits for the next batch, with which the processor is to be called at
-    /// once; none if the crew is dismissed.
-    async fn next(&self, number: usize) -> Option<(Batch<J, R, P>, Span)> {
+    /// once; none if the crew is dismissed, or has members enough.
+    async fn next(&self, member: &mut Member<J, R, P>) -> Option<(Batch<J, R, P>, Span)> {
+        let number = member.number;
         poll_fn(|cx| {
             let mut state = self.lock();
             if state.dismissed {
@@ -205,6 +270,12 @@ impl<J, R, P> Board<J, R, P> {
                     state.calling = true;
                     return Poll::Ready(Some(batch));
                 }
+            }
+            if state.batches.is_empty() && state.members() > state.wanted.saturating_mul(2).max(1) {
+                // None is left without a member: there is no batch that waits.
+                member.left = true;
+                state.leave(number);
+                return Poll::Ready(None);
             }
             state.rest(number, cx.waker());
             Poll::Pending

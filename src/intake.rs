@@ -10,10 +10,13 @@
 //!
 //! # Invariants
 //!
-//! - `queue.len() + reserved <= capacity`.
+//! - `queue.len() + reserved <= capacity`, but for jobs that were given up.
 //! - Somebody stands in line only while there is no room. So whoever finds room
 //!   overtakes nobody, and room that is freed goes to the line first, under the
 //!   same lock.
+//! - `arrivals` says when the jobs of the queue were accepted, for all but the
+//!   newest: those are timed by the loop when it looks, or lie behind one that is
+//!   timed and that they would share a batch with.
 //! - Once `closed`, nothing enters the queue and nobody stands in line.
 //! - A waker of the loop is stored only while nothing that it waits for has
 //!   happened; who makes such a thing happen takes the waker and wakes it after
@@ -28,11 +31,13 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Closed, ShutdownTimeout};
 use crate::job::{PendingJob, Reply, Ticket, total_weight};
-use crate::panics::discard;
+use crate::panics::{discard, guard};
+use crate::recent::Recent;
 use crate::report::Stats;
 
 pub(crate) use claim::Claim;
@@ -42,6 +47,8 @@ pub(crate) struct Intake<J, R> {
     /// Of the micro-batcher, for what it says in `tracing`.
     name: Option<Arc<str>>,
     capacity: usize,
+    /// Jobs whose handles are dropped leave the queue.
+    cancel_on_drop: bool,
     state: Aligned<Mutex<State<J, R>>>,
     /// Cancelled when the loop has ended and everything is answered.
     pub(crate) ended: CancellationToken,
@@ -68,6 +75,21 @@ struct State<J, R> {
     closed: bool,
     queue_weight: u128,
     line: Line<J, R>,
+    /// How many jobs of the queue were given up.
+    given_up: usize,
+    /// Jobs that were given up in the loop's hands, with their weight and with
+    /// when they were accepted.
+    departed: Vec<(usize, Instant)>,
+    /// How many jobs of the queue were accepted when, first to last.
+    arrivals: VecDeque<(Instant, usize)>,
+    /// The sum of those.
+    timed: usize,
+    /// How many jobs of the queue a flush still waits for that the loop has heard
+    /// of, now and when it last looked.
+    meant: (usize, usize),
+    /// As many queued jobs may go together.
+    stride: usize,
+    recent: Recent,
     /// The loop has to see about its cancellation.
     nudged: bool,
     /// The loop has ended, or will never run.
@@ -92,7 +114,8 @@ pub(crate) struct Wants {
 struct Flush {
     /// How many of the jobs in the queue are meant, counted from its front.
     ahead: usize,
-    done: Reply<()>,
+    /// Whom to tell, if anybody.
+    done: Option<Reply<()>>,
 }
 
 /// What has happened since the loop last looked.
@@ -106,6 +129,10 @@ pub(crate) struct News {
     /// Jobs that moved into the inbox, and their weight.
     pub(crate) taken: usize,
     pub(crate) weight: u128,
+    /// Jobs that a flush, heard of earlier, no longer waits for.
+    pub(crate) passed: usize,
+    /// The most jobs that were queued lately.
+    pub(crate) most: usize,
     /// Where flushes were requested, how many jobs at the front of the queue
     /// they mean.
     pub(crate) flush: Option<usize>,
@@ -117,10 +144,11 @@ pub(crate) enum Refusal {
 }
 
 impl<J, R> Intake<J, R> {
-    pub(crate) fn new(name: Option<Arc<str>>, capacity: usize) -> Self {
+    pub(crate) fn new(name: Option<Arc<str>>, capacity: usize, cancel_on_drop: bool) -> Self {
         Self {
             name,
             capacity,
+            cancel_on_drop,
             state: Aligned(Mutex::new(State {
                 queue: VecDeque::new(),
                 reserved: 0,
@@ -128,6 +156,13 @@ impl<J, R> Intake<J, R> {
                 closed: false,
                 queue_weight: 0,
                 line: Line::default(),
+                given_up: 0,
+                departed: Vec::new(),
+                arrivals: VecDeque::new(),
+                timed: 0,
+                meant: (0, 0),
+                stride: 1,
+                recent: Recent::default(),
                 nudged: false,
                 ended: false,
                 flushes: Vec::new(),
@@ -142,6 +177,10 @@ impl<J, R> Intake<J, R> {
 
     pub(crate) fn name(&self) -> Option<&str> {
         self.name.as_deref()
+    }
+
+    pub(crate) fn cancels_on_drop(&self) -> bool {
+        self.cancel_on_drop
     }
 
     fn lock(&self) -> MutexGuard<'_, State<J, R>> {
@@ -165,12 +204,12 @@ impl<J, R> Intake<J, R> {
         }
         let waker = state.enqueue(job, self.capacity);
         drop(state);
-        wake(waker);
+        waker.into_iter().for_each(wake);
         Ok(())
     }
 
-    /// Puts the job into the queue if there is room, or keeps it and returns the
-    /// ticket by which it may stand in line.
+    /// Puts the job into the queue if there is room, or else in line, and returns
+    /// its ticket.
     pub(crate) fn push(&self, job: PendingJob<J, R>) -> Result<Option<Ticket>, Closed> {
         let mut state = self.lock();
         if state.closed {
@@ -179,11 +218,11 @@ impl<J, R> Intake<J, R> {
             return Err(Closed);
         }
         if !state.has_room(self.capacity) {
-            return Ok(Some(state.line.admit(Waiting::Job(job, None))));
+            return Ok(Some(state.line.join(Waiting::Job(job, None))));
         }
         let waker = state.enqueue(job, self.capacity);
         drop(state);
-        wake(waker);
+        waker.into_iter().for_each(wake);
         Ok(None)
     }
 
@@ -193,11 +232,24 @@ impl<J, R> Intake<J, R> {
         if state.ended {
             return;
         }
-        let ahead = state.queue.len();
-        state.flushes.push(Flush { ahead, done });
-        let waker = state.rouse();
+        let waker = state.request(Some(done));
         drop(state);
-        wake(waker);
+        waker.into_iter().for_each(wake);
+    }
+
+    /// Asks for a flush if so many accepted jobs, or more, wait for their batch:
+    /// a caller with so many jobs on their way submits no more before it has
+    /// results, which come by themselves unless all of its jobs wait. Returns
+    /// whether it asked.
+    pub(crate) fn flush_if_all_wait(&self, jobs: usize) -> bool {
+        let mut state = self.lock();
+        if state.ended || state.stats.pending + state.queued() < jobs {
+            return false;
+        }
+        let waker = state.request(None);
+        drop(state);
+        waker.into_iter().for_each(wake);
+        true
     }
 
     /// Closes the intake: nothing is accepted any more, and all that wait for
@@ -207,20 +259,20 @@ impl<J, R> Intake<J, R> {
         if mem::replace(&mut state.closed, true) {
             return;
         }
-        let line = state.line.refuse_all();
+        let line = state.line.close();
         let waker = state.rouse();
         drop(state);
         // The loop first, whatever the jobs' drops do.
-        wake(waker);
+        waker.into_iter().for_each(wake);
         for waiting in line {
-            match waiting {
+            let waker = match waiting {
                 Waiting::Job(job, waker) => {
                     job.refuse(self.name());
-                    wake(waker);
+                    waker
                 }
-                Waiting::Reservation(waker) => wake(waker),
-                Waiting::Refused | Waiting::Nobody => {}
-            }
+                Waiting::Reservation(waker) => waker,
+            };
+            waker.into_iter().for_each(wake);
         }
     }
 
@@ -231,9 +283,9 @@ impl<J, R> Intake<J, R> {
     pub(crate) fn stats(&self) -> Stats {
         let state = self.lock();
         Stats {
-            queued: state.queue.len(),
+            queued: state.queued(),
             waiting: state.line.len(),
-            accepted: state.stats.accepted + state.queue.len() as u64,
+            accepted: state.stats.accepted + state.queued() as u64,
             ..state.stats
         }
     }
@@ -247,48 +299,70 @@ impl<J, R> Intake<J, R> {
     // What the loop does.
 
     /// Takes up to `room` jobs out of the queue, lets the line move up, and
-    /// says what else has happened. Requests to flush are added to `flushing`;
-    /// they stay where they are while the loop is busy with earlier ones.
+    /// says what else has happened. When the jobs were accepted is added to
+    /// `arrivals`. Requests to flush are added to `flushing`; they stay where they
+    /// are while the loop is busy with earlier ones.
     pub(crate) fn look(
         &self,
+        now: Instant,
         room: usize,
         flushing: Option<&mut Vec<Reply<()>>>,
         inbox: &mut VecDeque<PendingJob<J, R>>,
+        arrivals: &mut Vec<(Instant, usize)>,
         finished: &mut Vec<u64>,
     ) -> News {
         let mut state = self.lock();
         let asleep = state.rouse();
         mem::swap(&mut state.finished, finished);
-        let flush = flushing.and_then(|flushing| {
+        let queued = state.queue.len();
+        state.recent.note(queued);
+        state.time(now);
+        let heard = flushing.and_then(|flushing| {
             let ahead = state.flushes.last()?.ahead;
-            flushing.extend(state.flushes.drain(..).map(|flush| flush.done));
+            flushing.extend(state.flushes.drain(..).filter_map(|flush| flush.done));
+            state.meant = (ahead, ahead);
             Some(ahead)
         });
         // A stop flushes all there is.
-        let meant = flush.filter(|_| !state.closed).unwrap_or(usize::MAX);
-        let (taken, weight) = state.take(room.min(meant), inbox);
-        for flush in &mut state.flushes {
-            flush.ahead = flush.ahead.saturating_sub(taken);
+        let meant = heard.filter(|_| !state.closed).unwrap_or(usize::MAX);
+        let taken = state.take(room.min(meant), inbox, arrivals);
+        if self.cancel_on_drop {
+            inbox.iter().for_each(PendingJob::take_up);
         }
-        state.stats.accepted += taken as u64;
-        state.stats.pending += taken;
+        state.stats.accepted += inbox.len() as u64;
+        state.stats.pending += inbox.len();
         let wakers = state.move_up(self.capacity);
+        let (meant, told) = state.meant;
+        state.meant = (meant, meant);
         let news = News {
             closed: state.closed,
             nudged: mem::take(&mut state.nudged),
-            taken,
-            weight,
-            flush: flush.map(|ahead| ahead.saturating_sub(taken)),
+            taken: inbox.len(),
+            weight: taken.weight,
+            passed: told - meant,
+            flush: heard.map(|_| meant),
             queued: state.queue.len(),
+            most: state.recent.most(),
         };
         drop(state);
-        drop(asleep);
-        wakers.into_iter().for_each(Waker::wake);
+        discard(asleep, None);
+        wakers.into_iter().for_each(wake);
+        discard(taken.given_up, self.name());
         news
     }
 
-    /// Waits until there is news, or as many jobs as the loop `wants`.
-    pub(crate) async fn changed(&self, known: Known, wants: Option<Wants>) {
+    /// Takes what is known of jobs that were given up in the loop's hands.
+    pub(crate) fn departed(&self) -> Vec<(usize, Instant)> {
+        mem::take(&mut self.lock().departed)
+    }
+
+    pub(crate) fn has_departed(&self) -> bool {
+        !self.lock().departed.is_empty()
+    }
+
+    /// Waits until there is news, or as many jobs as the loop `wants`. Of the
+    /// jobs that are queued up, `stride` may go together.
+    pub(crate) async fn changed(&self, known: Known, wants: Option<Wants>, stride: usize) {
         poll_fn(|cx| {
             let waker = cx.waker().clone();
             let mut state = self.lock();
@@ -296,15 +370,23 @@ impl<J, R> Intake<J, R> {
                 || (!known.flushing && !state.flushes.is_empty())
                 || (state.closed && !known.closed)
                 || state.nudged
+                || !state.departed.is_empty()
                 || state.satisfies(wants, self.capacity)
             {
+                drop(state);
+                discard([waker], None);
                 return Poll::Ready(());
             }
             let last = state.asleep.replace((waker, wants));
-            let room = self.capacity - state.reserved;
-            state.alarm = wants.map_or(usize::MAX, |wants| wants.jobs.min(room));
+            state.stride = stride;
+            state.alarm = match wants {
+                // A job may become the first of its batch by others' going.
+                _ if self.cancel_on_drop => 0,
+                Some(wants) => wants.jobs.min(self.capacity - state.reserved),
+                None => state.next_first(),
+            };
             drop(state);
-            drop(last);
+            discard(last, None);
             Poll::Pending
         })
         .await;
@@ -316,7 +398,7 @@ impl<J, R> Intake<J, R> {
         state.nudged = true;
         let waker = state.rouse();
         drop(state);
-        wake(waker);
+        waker.into_iter().for_each(wake);
     }
 
     /// Notes that a batch has ended.
@@ -325,7 +407,7 @@ impl<J, R> Intake<J, R> {
         state.finished.push(batch);
         let waker = state.rouse();
         drop(state);
-        wake(waker);
+        waker.into_iter().for_each(wake);
     }
 
     /// Keeps the counters.
@@ -341,7 +423,11 @@ impl<J, R> Intake<J, R> {
         state.ended = true;
         let queue = mem::take(&mut state.queue);
         let flushes = mem::take(&mut state.flushes);
-        let abandoned = queue.len();
+        let abandoned = queue.len() - mem::take(&mut state.given_up);
+        queue.iter().for_each(PendingJob::leave_queue);
+        state.arrivals = VecDeque::new();
+        state.timed = 0;
+        state.queue_weight = 0;
         state.stats.accepted += abandoned as u64;
         state.stats.abandoned += abandoned as u64;
         drop(state);
@@ -363,15 +449,25 @@ pub(crate) struct Known {
     pub(crate) flushing: bool,
 }
 
-fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
-    }
+/// Wakes a task, whose waker is users' code where their executor polls it.
+fn wake(waker: Waker) {
+    let _ = guard(|| waker.wake());
+}
+
+/// What was taken out of the queue, besides the jobs for the loop.
+struct Taken<J, R> {
+    weight: u128,
+    given_up: Vec<PendingJob<J, R>>,
 }
 
 impl<J, R> State<J, R> {
+    /// How many jobs wait in the queue.
+    fn queued(&self) -> usize {
+        self.queue.len() - self.given_up
+    }
+
     fn has_room(&self, capacity: usize) -> bool {
-        self.queue.len() + self.reserved < capacity
+        self.queued() + self.reserved < capacity
     }
 
     /// Appends the job, for which there is room, and returns whom to wake.
@@ -381,12 +477,20 @@ impl<J, R> State<J, R> {
         if self.queue.len() < self.alarm {
             return None;
         }
-        self.rouse_if_satisfied(capacity)
+        self.look_closer(capacity)
+    }
+
+    /// Notes a request to flush what is queued, and returns whom to wake.
+    fn request(&mut self, done: Option<Reply<()>>) -> Option<Waker> {
+        let ahead = self.queue.len();
+        self.flushes.push(Flush { ahead, done });
+        self.rouse()
     }
 
     /// Puts the job into the queue. It is counted when it leaves.
     #[inline]
     fn accept(&mut self, job: PendingJob<J, R>) {
+        job.enter_queue();
         if job.weight() > 0 {
             self.queue_weight += job.weight() as u128;
             self.alarm = 0;
@@ -403,19 +507,57 @@ impl<J, R> State<J, R> {
     /// Whether the queue holds what the loop wants, or all that it can hold.
     fn satisfies(&self, wants: Option<Wants>, capacity: usize) -> bool {
         wants.is_some_and(|wants| {
-            self.queue.len() >= wants.jobs
-                || (!self.queue.is_empty()
+            self.queued() >= wants.jobs
+                || (self.queued() > 0
                     && (self.queue_weight >= wants.weight as u128 || !self.has_room(capacity)))
         })
     }
 
+    /// Wakes the loop for what is queued now, or notes when it was accepted.
     #[inline(never)]
-    fn rouse_if_satisfied(&mut self, capacity: usize) -> Option<Waker> {
-        let (_, wants) = self.asleep.as_ref()?;
-        if self.satisfies(*wants, capacity) {
-            self.rouse()
-        } else {
-            None
+    fn look_closer(&mut self, capacity: usize) -> Option<Waker> {
+        let wants = self.asleep.as_ref()?.1;
+        if self.satisfies(wants, capacity) {
+            return self.rouse();
+        }
+        if wants.is_none() || self.alarm == 0 {
+            // Those before it go with one that is timed.
+            if let Some((_, count)) = self.arrivals.back_mut() {
+                let before = (self.queue.len() - self.timed).saturating_sub(1);
+                *count += before;
+                self.timed += before;
+            }
+            self.note_arrivals(Instant::now());
+        }
+        if wants.is_none() && self.alarm > 0 {
+            self.alarm = self.next_first();
+        }
+        None
+    }
+
+    /// With how many jobs the queue holds one more that is the first of its
+    /// batch, while nothing is taken out.
+    fn next_first(&self) -> usize {
+        let batches = self.queue.len().div_ceil(self.stride);
+        batches.saturating_mul(self.stride).saturating_add(1)
+    }
+
+    /// Notes when the newest jobs of the queue were accepted, as far as that is
+    /// not known: when the one before them was, or now.
+    fn time(&mut self, now: Instant) {
+        let time = self.arrivals.back().map_or(now, |(time, _)| *time);
+        self.note_arrivals(time);
+    }
+
+    fn note_arrivals(&mut self, time: Instant) {
+        let count = self.queue.len() - self.timed;
+        if count == 0 {
+            return;
+        }
+        self.timed += count;
+        match self.arrivals.back_mut() {
+            Some((last, jobs)) if *last >= time => *jobs += count,
+            _ => self.arrivals.push_back((time, count)),
         }
     }
 
@@ -424,40 +566,146 @@ impl<J, R> State<J, R> {
         self.asleep.take().map(|(waker, _)| waker)
     }
 
-    /// Moves up to `room` jobs into the inbox, which is empty, and returns how
-    /// many, with their weight.
-    fn take(&mut self, room: usize, inbox: &mut VecDeque<PendingJob<J, R>>) -> (usize, u128) {
-        if room >= self.queue.len() {
+    /// Moves up to `room` jobs into the inbox, which is empty.
+    fn take(
+        &mut self,
+        room: usize,
+        inbox: &mut VecDeque<PendingJob<J, R>>,
+        arrivals: &mut Vec<(Instant, usize)>,
+    ) -> Taken<J, R> {
+        let mut given_up = Vec::new();
+        let weight;
+        let passed;
+        if self.given_up > 0 {
+            passed = self.take_some(room, inbox, arrivals, &mut given_up);
+            weight = total_weight(&*inbox);
+            self.queue_weight -= weight;
+        } else if room >= self.queue.len() {
             mem::swap(&mut self.queue, inbox);
-            return (inbox.len(), mem::take(&mut self.queue_weight));
+            passed = inbox.len();
+            weight = mem::take(&mut self.queue_weight);
+            arrivals.extend(self.arrivals.drain(..));
+            self.timed = 0;
+        } else {
+            inbox.extend(self.queue.drain(..room));
+            passed = room;
+            weight = total_weight(&*inbox);
+            self.queue_weight -= weight;
+            self.take_arrivals(room, arrivals);
         }
-        inbox.extend(self.queue.drain(..room));
-        let weight = total_weight(&*inbox);
-        self.queue_weight -= weight;
-        (room, weight)
+        self.recent.trim(&mut self.queue);
+        self.recent.trim(&mut self.arrivals);
+        self.meant.0 = self.meant.0.saturating_sub(passed);
+        for flush in &mut self.flushes {
+            flush.ahead = flush.ahead.saturating_sub(passed);
+        }
+        Taken { weight, given_up }
     }
 
-    /// Lets the line into the room there is and returns whom to tell.
-    fn move_up(&mut self, capacity: usize) -> Vec<Waker> {
-        let mut wakers = Vec::new();
-        while self.line.len() > 0 && self.has_room(capacity) {
-            let waker = match self.line.pop() {
-                None => break,
-                Some(Waiting::Job(job, waker)) => {
-                    self.accept(job);
-                    waker
-                }
-                Some(Waiting::Reservation(waker)) => {
-                    self.reserve();
-                    waker
-                }
-                Some(Waiting::Refused | Waiting::Nobody) => None,
+    /// Takes jobs out one by one, and leaves out those that were given up.
+    /// Returns how many left the queue.
+    fn take_some(
+        &mut self,
+        room: usize,
+        inbox: &mut VecDeque<PendingJob<J, R>>,
+        arrivals: &mut Vec<(Instant, usize)>,
+        given_up: &mut Vec<PendingJob<J, R>>,
+    ) -> usize {
+        let mut passed = 0;
+        let mut dropped = Vec::new();
+        while inbox.len() < room {
+            let Some(job) = self.queue.pop_front() else {
+                break;
             };
-            if let Some(waker) = waker {
-                wakers.push(waker);
+            passed += 1;
+            if job.is_given_up() {
+                self.given_up -= 1;
+                given_up.push(job);
+                self.take_arrivals(1, &mut dropped);
+            } else {
+                inbox.push_back(job);
+                self.take_arrivals(1, arrivals);
             }
         }
-        wakers.extend(self.rouse_if_satisfied(capacity));
+        passed
+    }
+
+    /// Takes out when the first so many jobs of the queue were accepted.
+    fn take_arrivals(&mut self, mut jobs: usize, arrivals: &mut Vec<(Instant, usize)>) {
+        self.timed -= jobs;
+        while let Some((time, count)) = self.arrivals.front_mut().filter(|_| jobs > 0) {
+            let of_these = jobs.min(*count);
+            match arrivals.last_mut() {
+                Some((last, taken)) if last == time => *taken += of_these,
+                _ => arrivals.push((*time, of_these)),
+            }
+            *count -= of_these;
+            jobs -= of_these;
+            if *count == 0 {
+                self.arrivals.pop_front();
+            }
+        }
+    }
+
+    /// Removes the jobs that were given up, once they are the greater part of the
+    /// queue, and returns them.
+    fn sweep(&mut self) -> Vec<PendingJob<J, R>> {
+        if self.given_up == 0 || self.given_up < self.queue.len() - self.given_up {
+            return Vec::new();
+        }
+        self.time(Instant::now());
+        let mut given_up = Vec::with_capacity(mem::take(&mut self.given_up));
+        let mut gone = Vec::with_capacity(given_up.capacity());
+        let mut kept = VecDeque::with_capacity(self.queue.len() - given_up.capacity());
+        for (at, job) in mem::take(&mut self.queue).into_iter().enumerate() {
+            if job.is_given_up() {
+                gone.push(at);
+                given_up.push(job);
+            } else {
+                kept.push_back(job);
+            }
+        }
+        self.queue = kept;
+        let kept_before = |at: usize| at - gone.partition_point(|gone| *gone < at);
+        self.meant.0 = kept_before(self.meant.0);
+        for flush in &mut self.flushes {
+            flush.ahead = kept_before(flush.ahead);
+        }
+        let mut end = 0;
+        let mut timed = 0;
+        self.arrivals.retain_mut(|(_, count)| {
+            end += *count;
+            *count = kept_before(end) - timed;
+            timed += *count;
+            *count > 0
+        });
+        self.timed = timed;
+        given_up
+    }
+
+    /// Lets the line into the room there is and returns whom to wake.
+    fn move_up(&mut self, capacity: usize) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        if self.line.len() > 0 && self.has_room(capacity) {
+            let now = Instant::now();
+            self.time(now);
+            while self.has_room(capacity) {
+                let waker = match self.line.pop() {
+                    None => break,
+                    Some(Waiting::Job(job, waker)) => {
+                        self.accept(job);
+                        waker
+                    }
+                    Some(Waiting::Reservation(waker)) => {
+                        self.reserve();
+                        waker
+                    }
+                };
+                wakers.extend(waker);
+            }
+            self.note_arrivals(now);
+        }
+        wakers.extend(self.look_closer(capacity));
         wakers
     }
 }

@@ -10,16 +10,19 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::mem::{self, ManuallyDrop};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
+use tokio::task::coop;
 use tokio::time::Instant;
 use tracing::Span;
+use tracing::level_filters::LevelFilter;
 
 use crate::error::JobError;
-use crate::panics::discard;
+use crate::panics::{discard, guard};
 
 type Answer<R> = Result<R, JobError>;
 
@@ -30,8 +33,12 @@ impl<R> Reply<R> {
     /// Returns a reply that is owed, and the receiver from which its handle is
     /// made.
     pub(crate) fn new() -> (Self, Receipt<R>) {
-        let (sender, receiver) = oneshot::channel();
-        (Self(Some(sender)), Receipt(receiver))
+        let (reply, receiver) = oneshot::channel();
+        let receipt = Receipt {
+            reply: receiver,
+            place: None,
+        };
+        (Self(Some(reply)), receipt)
     }
 
     pub(crate) fn send(self, answer: Answer<R>) {
@@ -53,9 +60,27 @@ impl<R> Reply<R> {
 impl<R> Drop for Reply<R> {
     fn drop(&mut self) {
         if let Some(sender) = self.0.take() {
-            let _ = sender.send(Err(JobError::Abandoned));
+            // Sending wakes the caller's task by code of its own.
+            let _ = guard(|| sender.send(Err(JobError::Abandoned)).is_ok());
         }
     }
+}
+
+/// Sends every reply, although to wake a caller, or to drop what no caller
+/// wants any more, may panic; returns the message of a panic.
+pub(crate) fn send_all<R>(
+    replies: impl IntoIterator<Item = (Reply<R>, Answer<R>)>,
+) -> Option<Arc<str>> {
+    let mut replies = replies.into_iter();
+    let mut panicked = None;
+    while let Err(message) = guard(|| {
+        for (reply, answer) in replies.by_ref() {
+            reply.send(answer);
+        }
+    }) {
+        panicked = Some(message);
+    }
+    panicked
 }
 
 /// A job that waits for its batch, as a [`BatchStorage`](crate::BatchStorage)
@@ -77,8 +102,63 @@ pub struct PendingJob<J, R> {
 pub(crate) struct Extra {
     /// The span the job was submitted in.
     pub(crate) span: Option<Span>,
-    /// Set where the storage is a user's own.
+    /// Set while the loop keeps count of the job one by one: where the storage
+    /// is a user's own, and under `cancel_on_drop`.
     watched: Option<Watched>,
+    /// Where the job is, under `cancel_on_drop`.
+    place: Option<Arc<Place>>,
+}
+
+impl Drop for Extra {
+    fn drop(&mut self) {
+        // A subscriber hears of it.
+        discard(self.span.take(), None);
+    }
+}
+
+/// Where an accepted job is, which its handle must know to give it up.
+///
+/// A job is given up under the lock of the queue, and enters and leaves the queue
+/// under it; so the queue knows how many of its jobs are given up. With the loop,
+/// the first to leave [`HELD`](Self::HELD) has the job: its handle, its batch, or
+/// a storage that drops it.
+pub(crate) struct Place {
+    stage: AtomicU8,
+    pub(crate) weight: usize,
+    /// When it was accepted, once the loop has taken it up.
+    accepted: OnceLock<Instant>,
+}
+
+impl Place {
+    const WAITING: u8 = 0;
+    const QUEUED: u8 = 1;
+    const HELD: u8 = 2;
+    const LEFT: u8 = 3;
+    const GIVEN_UP: u8 = 4;
+
+    fn change(&self, from: u8, to: u8) -> bool {
+        let changed = self
+            .stage
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+        changed.is_ok()
+    }
+
+    /// Gives the job up where it is in the queue.
+    pub(crate) fn give_up_queued(&self) -> bool {
+        self.change(Self::QUEUED, Self::GIVEN_UP)
+    }
+
+    /// Gives the job up where the loop has it, and says when it was accepted.
+    pub(crate) fn give_up_held(&self) -> Option<Instant> {
+        if !self.change(Self::HELD, Self::GIVEN_UP) {
+            return None;
+        }
+        self.accepted.get().copied()
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.stage.load(Ordering::Acquire) == Self::GIVEN_UP
+    }
 }
 
 /// Tells, by its drop, that a job has left its storage. A user's storage may
@@ -86,11 +166,12 @@ pub(crate) struct Extra {
 struct Watched {
     departures: Arc<Departures>,
     weight: usize,
-    taken_up: Instant,
+    accepted: Instant,
+    place: Option<Arc<Place>>,
 }
 
 /// The jobs that have left their storage, each with its weight and with when it
-/// was taken up.
+/// was accepted.
 #[derive(Default)]
 pub(crate) struct Departures(Mutex<Vec<(usize, Instant)>>);
 
@@ -102,9 +183,14 @@ impl Departures {
 
 impl Drop for Watched {
     fn drop(&mut self) {
+        // What was given up has been counted.
+        let place = self.place.as_ref();
+        if place.is_some_and(|place| !place.change(Place::HELD, Place::LEFT)) {
+            return;
+        }
         let mut departures = self.departures.0.lock();
         let departures = departures.as_mut().unwrap_or_else(|error| error.get_mut());
-        departures.push((self.weight, self.taken_up));
+        departures.push((self.weight, self.accepted));
     }
 }
 
@@ -122,6 +208,20 @@ impl<J, R> PendingJob<J, R> {
         (pending, receipt)
     }
 
+    /// As [`new`](Self::new), for a job that its caller may give up once it is
+    /// accepted.
+    pub(crate) fn cancellable(job: J, weight: usize) -> (Self, Receipt<R>) {
+        let (mut pending, mut receipt) = Self::new(job, weight);
+        let place = Arc::new(Place {
+            stage: AtomicU8::new(Place::WAITING),
+            weight,
+            accepted: OnceLock::new(),
+        });
+        receipt.place = Some(Arc::clone(&place));
+        pending.extra.get_or_insert_default().place = Some(place);
+        (pending, receipt)
+    }
+
     /// Returns the job.
     pub fn job(&self) -> &J {
         &self.job
@@ -134,15 +234,49 @@ impl<J, R> PendingJob<J, R> {
         self.weight
     }
 
-    /// Whether the handle was dropped.
-    pub(crate) fn is_unwanted(&self) -> bool {
-        self.reply.is_unwanted()
+    fn place(&self) -> Option<&Arc<Place>> {
+        self.extra.as_ref()?.place.as_ref()
     }
 
-    pub(crate) fn unwatch(&mut self) {
+    /// Whether its caller has given the job up.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.place().is_some_and(|place| place.is_given_up())
+    }
+
+    /// When the job was accepted, once it is watched.
+    pub(crate) fn accepted(&self) -> Option<Instant> {
+        Some(self.extra.as_ref()?.watched.as_ref()?.accepted)
+    }
+
+    /// The job is accepted.
+    #[inline]
+    pub(crate) fn enter_queue(&self) {
+        if let Some(place) = self.place() {
+            place.change(Place::WAITING, Place::QUEUED);
+        }
+    }
+
+    /// The loop takes the job out of the queue, which its caller has not given
+    /// up.
+    pub(crate) fn take_up(&self) {
+        if let Some(place) = self.place() {
+            place.change(Place::QUEUED, Place::HELD);
+        }
+    }
+
+    /// The job is dropped from the queue, unless its caller has given it up.
+    pub(crate) fn leave_queue(&self) {
+        if let Some(place) = self.place() {
+            place.change(Place::QUEUED, Place::LEFT);
+        }
+    }
+
+    /// Takes the job into a batch, unless its caller has given it up.
+    pub(crate) fn claim(&mut self) -> bool {
         if let Some(extra) = &mut self.extra {
             extra.watched = None;
         }
+        !self.is_given_up()
     }
 
     #[inline]
@@ -157,16 +291,22 @@ impl<J, R> PendingJob<J, R> {
 
     /// Answers that the job was never accepted by the micro-batcher of that name.
     pub(crate) fn refuse(self, name: Option<&str>) {
-        self.reply.send(Err(JobError::Closed));
+        send_all([(self.reply, Err(JobError::Closed))]);
         discard([self.job], name);
     }
 
-    /// Has the job tell when it leaves the storage, taken or dropped.
-    pub(crate) fn watch(&mut self, departures: &Arc<Departures>, now: Instant) {
-        self.extra.get_or_insert_default().watched = Some(Watched {
+    /// Has the job, which was accepted at that time, tell when it leaves the
+    /// storage, taken or dropped.
+    pub(crate) fn watch(&mut self, departures: &Arc<Departures>, accepted: Instant) {
+        let extra = self.extra.get_or_insert_default();
+        if let Some(place) = &extra.place {
+            let _ = place.accepted.set(accepted);
+        }
+        extra.watched = Some(Watched {
             departures: Arc::clone(departures),
             weight: self.weight,
-            taken_up: now,
+            accepted,
+            place: extra.place.clone(),
         });
     }
 }
@@ -190,94 +330,116 @@ pub(crate) fn total_weight<'a, J: 'a, R: 'a>(
 
 /// Asks for the current span only where the span of a batch would be recorded,
 /// so that a job costs one comparison where nobody listens.
+#[inline]
 fn origin() -> Option<Box<Extra>> {
-    if !tracing::span_enabled!(tracing::Level::DEBUG) {
+    if LevelFilter::current() < LevelFilter::DEBUG {
         return None;
     }
-    let span = Some(Span::current()).filter(|span| !span.is_none())?;
-    Some(Box::new(Extra {
-        span: Some(span),
-        ..Extra::default()
-    }))
+    current_span()
 }
 
-/// Where jobs wait for room, whatever their type.
-pub(crate) trait Room: Send + Sync {
-    /// Puts the job at the end of the line, from where it may be accepted at any
-    /// moment; or accepts it at once.
-    fn stand_in_line(&self, ticket: Ticket);
+#[inline(never)]
+fn current_span() -> Option<Box<Extra>> {
+    // A subscriber that panics costs the link, and not the job.
+    let current = || tracing::span_enabled!(tracing::Level::DEBUG).then(Span::current);
+    let span = guard(current).ok()??;
+    if span.is_none() {
+        return None;
+    }
+    let mut extra = Box::<Extra>::default();
+    extra.span = Some(span);
+    Some(extra)
+}
 
+/// Where jobs wait for room and for the loop, whatever their type.
+pub(crate) trait Room: Send + Sync {
     /// Waits until the job, which stands in line, is accepted or refused.
     fn poll_accepted(&self, ticket: Ticket, cx: &mut Context<'_>) -> Poll<Result<(), JobError>>;
 
-    /// Drops the job, unless it was accepted.
-    fn withdraw(&self, ticket: Ticket, in_line: bool);
+    /// Drops the job if it still stands in line, and returns whether it did.
+    fn withdraw(&self, ticket: Ticket) -> bool;
+
+    /// Leaves an accepted job out of its batch, unless that was cut.
+    fn give_up(&self, place: &Place);
 }
 
-/// A job's spot among those that wait for room.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Ticket {
-    pub(crate) spot: usize,
-    pub(crate) number: u64,
-}
+/// A place in line: who came first has the lower number.
+pub(crate) type Ticket = u64;
 
-/// What keeps a job out of the queue.
-enum Way {
-    Waiting(Wait),
-    /// It will never be accepted.
+/// What a handle has to do with its job before there is a result.
+enum Tie {
+    /// It may withdraw the job.
+    Tied(Hold),
+    /// The job will never be accepted.
     Refused(JobError),
 }
 
-/// A job that waits for room. Dropping it withdraws the job unless it was
-/// accepted since.
-struct Wait {
+/// A hold on a job that is dropped with its handle.
+struct Hold {
     room: Arc<dyn Room>,
-    ticket: Ticket,
-    in_line: bool,
+    /// Set until the job is known to be accepted.
+    ticket: Option<Ticket>,
+    /// Set under `cancel_on_drop`.
+    place: Option<Arc<Place>>,
     answered: bool,
 }
 
-impl Wait {
-    fn stand_in_line(&mut self) {
-        if !self.in_line {
-            self.in_line = true;
-            self.room.stand_in_line(self.ticket);
-        }
-    }
-}
-
-impl Drop for Wait {
+impl Drop for Hold {
     fn drop(&mut self) {
-        if !self.answered {
-            self.room.withdraw(self.ticket, self.in_line);
+        if self.answered || self.ticket.is_some_and(|ticket| self.room.withdraw(ticket)) {
+            return;
+        }
+        if let Some(place) = &self.place {
+            self.room.give_up(place);
         }
     }
 }
 
 /// The receiving half of a job's reply.
-pub(crate) struct Receipt<R>(oneshot::Receiver<Answer<R>>);
+pub(crate) struct Receipt<R> {
+    reply: oneshot::Receiver<Answer<R>>,
+    place: Option<Arc<Place>>,
+}
 
 impl<R> Receipt<R> {
+    /// A handle of what nothing can be done about.
     pub(crate) fn accepted(self) -> JobHandle<R> {
         self.handle(None)
     }
 
+    /// A handle of an accepted job, which gives it up if the job can be.
+    #[inline]
+    pub(crate) fn accepted_by<T: Room + 'static>(self, room: &Arc<T>) -> JobHandle<R> {
+        match self.place {
+            None => self.handle(None),
+            Some(_) => self.tied(Arc::clone(room) as Arc<dyn Room>, None),
+        }
+    }
+
     pub(crate) fn waiting(self, room: Arc<dyn Room>, ticket: Ticket) -> JobHandle<R> {
-        self.handle(Some(Way::Waiting(Wait {
+        self.tied(room, Some(ticket))
+    }
+
+    fn tied(mut self, room: Arc<dyn Room>, ticket: Option<Ticket>) -> JobHandle<R> {
+        let hold = Hold {
             room,
             ticket,
-            in_line: false,
+            place: self.place.take(),
             answered: false,
-        })))
+        };
+        self.handle(Some(Tie::Tied(hold)))
     }
 
     /// A handle that says why its job was not accepted; the reply says the same.
     pub(crate) fn refused(self, error: JobError) -> JobHandle<R> {
-        self.handle(Some(Way::Refused(error)))
+        self.handle(Some(Tie::Refused(error)))
     }
 
-    fn handle(self, way: Option<Way>) -> JobHandle<R> {
-        JobHandle { reply: self.0, way }
+    fn handle(self, tie: Option<Tie>) -> JobHandle<R> {
+        JobHandle {
+            reply: self.reply,
+            tie,
+        }
     }
 }
 
@@ -307,8 +469,8 @@ impl<R> Receipt<R> {
 #[must_use = "dropping the handle loses the result and, where the queue is full, the job"]
 pub struct JobHandle<R> {
     reply: oneshot::Receiver<Answer<R>>,
-    /// None once the job has been accepted.
-    way: Option<Way>,
+    /// None where the job is accepted and cannot be withdrawn.
+    tie: Option<Tie>,
 }
 
 impl<R> JobHandle<R> {
@@ -351,15 +513,21 @@ impl<R> JobHandle<R> {
     /// # }
     /// ```
     pub async fn accepted(&mut self) -> Result<(), JobError> {
-        let accepted = match &mut self.way {
+        let hold = match &mut self.tie {
             None => return Ok(()),
-            Some(Way::Refused(error)) => return Err(error.clone()),
-            Some(Way::Waiting(wait)) => {
-                wait.stand_in_line();
-                poll_fn(|cx| wait.room.poll_accepted(wait.ticket, cx)).await
-            }
+            Some(Tie::Refused(error)) => return Err(error.clone()),
+            Some(Tie::Tied(hold)) => hold,
         };
-        self.way = accepted.clone().err().map(Way::Refused);
+        let Some(ticket) = hold.ticket else {
+            return Ok(());
+        };
+        let accepted = poll_fn(|cx| hold.room.poll_accepted(ticket, cx)).await;
+        hold.ticket = None;
+        if let Err(error) = &accepted {
+            self.tie = Some(Tie::Refused(error.clone()));
+        } else if hold.place.is_none() {
+            self.tie = None;
+        }
         accepted
     }
 
@@ -396,26 +564,19 @@ impl<R> JobHandle<R> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn blocking_wait(mut self) -> Result<R, JobError> {
-        self.stand_in_line();
-        let answer = self.reply.blocking_recv();
-        note_answer(&mut self.way);
-        answer.unwrap_or(Err(JobError::Abandoned))
-    }
-
-    #[inline]
-    fn stand_in_line(&mut self) {
-        if let Some(Way::Waiting(wait)) = &mut self.way {
-            wait.stand_in_line();
-        }
+    pub fn blocking_wait(self) -> Result<R, JobError> {
+        let Self { reply, mut tie } = self;
+        let answer = reply.blocking_recv();
+        note_answer(&mut tie);
+        answer.expect("a `JobHandle` was awaited after it had resolved")
     }
 }
 
 /// Where the reply is there, nothing is left to withdraw.
 #[inline]
-fn note_answer(way: &mut Option<Way>) {
-    if let Some(Way::Waiting(wait)) = way {
-        wait.answered = true;
+fn note_answer(tie: &mut Option<Tie>) {
+    if let Some(Tie::Tied(hold)) = tie {
+        hold.answered = true;
     }
 }
 
@@ -423,18 +584,27 @@ impl<R> Future for JobHandle<R> {
     type Output = Result<R, JobError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.stand_in_line();
-        let answer = ready!(Pin::new(&mut self.reply).poll(cx));
-        note_answer(&mut self.way);
-        Poll::Ready(answer.unwrap_or(Err(JobError::Abandoned)))
+        // Without Tokio's budget for the task: a handle that is put off though
+        // its answer is there is polled again, with all others that the task
+        // collects, for every 128 results.
+        let answer = match self.reply.try_recv() {
+            Err(oneshot::error::TryRecvError::Empty) => {
+                ready!(pin!(coop::unconstrained(&mut self.reply)).poll(cx)).ok()
+            }
+            Ok(answer) => Some(answer),
+            Err(oneshot::error::TryRecvError::Closed) => None,
+        };
+        note_answer(&mut self.tie);
+        // A reply is always sent, so there was an answer, and it was taken.
+        Poll::Ready(answer.expect("a `JobHandle` was polled after it had resolved"))
     }
 }
 
 impl<R> fmt::Debug for JobHandle<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match self.way {
+        let state = match &self.tie {
             _ if self.is_finished() => "finished",
-            Some(Way::Waiting(_)) => "waiting for room",
+            Some(Tie::Tied(hold)) if hold.ticket.is_some() => "waiting for room",
             _ => "accepted",
         };
         f.debug_tuple("JobHandle").field(&state).finish()

@@ -14,6 +14,7 @@ mod micro_batch;
 mod panics;
 mod pending;
 mod processor;
+mod recent;
 mod report;
 mod storage;
 mod stream;

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Closed, JobError, ShutdownTimeout, StartError, TrySubmitError};
 use crate::intake::{Claim, Intake, Refusal};
 use crate::job::{JobHandle, PendingJob, Receipt, Reply};
-use crate::panics::guard;
+use crate::panics::{Shielded, guard};
 use crate::processor::BatchProcessor;
 use crate::report::Stats;
 use crate::storage::BatchStorage;
@@ -50,7 +50,7 @@ pub struct MicroBatch<J, R> {
 /// What the users share, and by whose drop the loop learns that they are gone.
 struct Owner<J, R> {
     intake: Arc<Intake<J, R>>,
-    weigher: Option<Weigher<J>>,
+    weigher: Option<Shielded<Weigher<J>>>,
     max_batch_weight: usize,
     stage: Mutex<Stage>,
 }
@@ -77,7 +77,7 @@ impl<J, R> Drop for Owner<J, R> {
 impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     pub(crate) fn new_idle<P, S>(
         intake: Arc<Intake<J, R>>,
-        weigher: Option<Weigher<J>>,
+        weigher: Option<Shielded<Weigher<J>>>,
         max_batch_weight: usize,
         worker: Worker<J, R, P, S>,
     ) -> Self
@@ -203,11 +203,11 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// [`JobError::Panicked`] where the weight function panics.
     pub fn submit(&self, job: J) -> JobHandle<R> {
         let (job, receipt) = match self.owner.weigh(&job) {
-            Ok(weight) => PendingJob::new(job, weight),
+            Ok(weight) => self.owner.pending(job, weight),
             Err(error) => return JobHandle::refused(error),
         };
         match self.owner.intake.push(job) {
-            Ok(None) => receipt.accepted(),
+            Ok(None) => receipt.accepted_by(&self.owner.intake),
             Ok(Some(ticket)) => receipt.waiting(self.owner.intake.clone(), ticket),
             Err(Closed) => receipt.refused(JobError::Closed),
         }
@@ -237,12 +237,12 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// ```
     pub fn try_submit(&self, job: J) -> Result<JobHandle<R>, TrySubmitError<J>> {
         let (job, receipt) = match self.owner.weigh(&job) {
-            Ok(weight) => PendingJob::new(job, weight),
+            Ok(weight) => self.owner.pending(job, weight),
             Err(JobError::TooHeavy { .. }) => return Err(TrySubmitError::TooHeavy(job)),
             Err(error) => return Ok(JobHandle::refused(error)),
         };
         match self.owner.intake.try_push(job) {
-            Ok(()) => Ok(receipt.accepted()),
+            Ok(()) => Ok(receipt.accepted_by(&self.owner.intake)),
             Err((Refusal::Full, job)) => Err(TrySubmitError::Full(job.into_job())),
             Err((Refusal::Closed, job)) => Err(TrySubmitError::Closed(job.into_job())),
         }
@@ -393,14 +393,21 @@ impl<J, R> MicroBatch<J, R> {
         Claim::new(&self.owner.intake)
     }
 
+    /// Flushes if so many accepted jobs, or more, wait for their batch.
+    pub(crate) fn flush_if_all_wait(&self, jobs: usize) -> bool {
+        self.owner.intake.flush_if_all_wait(jobs)
+    }
+}
+
+impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// Submits a job into the room that was granted to the claim.
     pub(crate) fn submit_into(&self, claim: Claim<J, R>, job: J) -> JobHandle<R> {
         let (job, receipt) = match self.owner.weigh(&job) {
-            Ok(weight) => PendingJob::new(job, weight),
+            Ok(weight) => self.owner.pending(job, weight),
             Err(error) => return JobHandle::refused(error),
         };
         match claim.redeem(job) {
-            Ok(()) => receipt.accepted(),
+            Ok(()) => receipt.accepted_by(&self.owner.intake),
             Err(Closed) => receipt.refused(JobError::Closed),
         }
     }
@@ -419,6 +426,14 @@ impl<J, R> Owner<J, R> {
             drop(stage);
             drop(idle);
         }
+    }
+
+    #[inline]
+    fn pending(&self, job: J, weight: usize) -> (PendingJob<J, R>, Receipt<R>) {
+        if self.intake.cancels_on_drop() {
+            return PendingJob::cancellable(job, weight);
+        }
+        PendingJob::new(job, weight)
     }
 
     /// Returns the job's weight, or why it cannot be accepted.

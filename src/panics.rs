@@ -80,21 +80,34 @@ impl<T> Drop for Shielded<T> {
 ///
 /// The future is on the heap from the moment it is returned, so that what awaits
 /// it is small however large it is.
-pub(crate) struct Call<F>(State<F>);
-
-enum State<F> {
-    Running(Pin<Box<F>>),
-    Panicked(Arc<str>),
-    Done,
+pub(crate) struct Call<F> {
+    /// Kept for later calls. Empty where there is nothing to poll.
+    future: Option<Pin<Box<Option<F>>>>,
+    panicked: Option<Arc<str>>,
 }
 
 impl<F: Future> Call<F> {
     /// Makes the call at once.
     pub(crate) fn new(make: impl FnOnce() -> F) -> Self {
-        Self(match guard(|| Box::pin(make())) {
-            Ok(future) => State::Running(future),
-            Err(message) => State::Panicked(message),
-        })
+        match guard(|| Box::pin(Some(make()))) {
+            Ok(future) => Self {
+                future: Some(future),
+                panicked: None,
+            },
+            Err(message) => Self {
+                future: None,
+                panicked: Some(message),
+            },
+        }
+    }
+
+    /// Makes another call at once, in the room of one that is over.
+    pub(crate) fn again(&mut self, make: impl FnOnce() -> F) {
+        let Some(future) = &mut self.future else {
+            *self = Self::new(make);
+            return;
+        };
+        self.panicked = guard(|| future.as_mut().set(Some(make()))).err();
     }
 }
 
@@ -102,32 +115,74 @@ impl<F: Future> Future for Call<F> {
     type Output = Result<F::Output, Arc<str>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let polled = match &mut self.0 {
-            State::Running(future) => guard(|| future.as_mut().poll(cx)),
-            State::Panicked(message) => Err(Arc::clone(message)),
-            State::Done => return Poll::Pending,
+        let this = &mut *self;
+        if let Some(message) = this.panicked.take() {
+            return Poll::Ready(Err(message));
+        }
+        let Some(slot) = &mut this.future else {
+            return Poll::Pending;
         };
-        let output = match polled {
+        let poll = || match slot.as_mut().as_pin_mut() {
+            Some(future) => future.poll(cx),
+            None => Poll::Pending,
+        };
+        let output = match guard(poll) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(output)) => Ok(output),
             Err(message) => Err(message),
         };
         // What it has returned stands, whatever its drop does.
-        self.discard();
+        if guard(|| slot.set(None)).is_err() {
+            this.discard();
+        }
         Poll::Ready(output)
     }
 }
 
 impl<F> Call<F> {
     fn discard(&mut self) {
-        if let State::Running(future) = mem::replace(&mut self.0, State::Done) {
-            discard([future], None);
-        }
+        discard(self.future.take(), None);
     }
 }
 
 impl<F> Drop for Call<F> {
     fn drop(&mut self) {
         self.discard();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// Panics when it is dropped.
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            assert!(std::thread::panicking(), "dropped");
+        }
+    }
+
+    fn poll<F: Future>(call: &mut Call<F>) -> Poll<Result<F::Output, Arc<str>>> {
+        Pin::new(call).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn what_a_future_returned_stands_though_its_drop_panics() {
+        let future = |result: u8| {
+            let bomb = Bomb;
+            std::future::poll_fn(move |_| {
+                let _ = &bomb;
+                Poll::Ready(result)
+            })
+        };
+        let mut call = Call::new(|| future(1));
+        assert_eq!(poll(&mut call), Poll::Ready(Ok(1)));
+        call.again(|| future(2));
+        assert_eq!(poll(&mut call), Poll::Ready(Ok(2)));
+        call.again(|| future(3));
     }
 }

@@ -5,7 +5,7 @@
 //! # Invariants
 //!
 //! - Nothing is due while `max_in_flight` batches are in flight.
-//! - The clock runs from the moment the oldest pending job was taken up, and
+//! - The clock runs from the moment the oldest pending job was accepted, and
 //!   later jobs do not touch it.
 //! - With nothing pending there is no deadline but that of a stop.
 
@@ -42,7 +42,7 @@ pub(crate) struct Pending {
     policy: Policy,
     jobs: usize,
     weight: u128,
-    /// How many pending jobs were taken up when, oldest first.
+    /// How many pending jobs were accepted when, oldest first.
     arrivals: VecDeque<(Instant, usize)>,
     /// The arrivals of all pending jobs, summed, in nanoseconds after `epoch`;
     /// which is the arrival of the first of them since there was none.
@@ -86,19 +86,27 @@ impl Pending {
 
     // What happens.
 
-    /// That many jobs of that weight were taken up.
-    pub(crate) fn arrive(&mut self, jobs: usize, weight: u128, now: Instant) {
+    /// That many jobs were taken up, which were accepted at that time and after all
+    /// that are pending. Returns the time under which they are kept.
+    pub(crate) fn arrive(&mut self, jobs: usize, accepted: Instant) -> Instant {
+        let last = self.arrivals.back().map(|(time, _)| *time);
+        let accepted = last.map_or(accepted, |last| last.max(accepted));
         if self.jobs == 0 {
-            self.epoch = now;
+            self.epoch = accepted;
         }
         self.jobs += jobs;
-        self.weight += weight;
-        self.arrived += self.since_epoch(now, jobs);
+        self.arrived += self.since_epoch(accepted, jobs);
         match self.arrivals.back_mut() {
-            Some((time, count)) if *time == now => *count += jobs,
-            _ => self.arrivals.push_back((now, jobs)),
+            Some((time, count)) if *time == accepted => *count += jobs,
+            _ => self.arrivals.push_back((accepted, jobs)),
         }
         self.stalled = None;
+        accepted
+    }
+
+    /// What was taken up weighs that much.
+    pub(crate) fn weigh(&mut self, weight: u128) {
+        self.weight += weight;
     }
 
     /// That many jobs of that weight have left, the oldest first.
@@ -121,14 +129,14 @@ impl Pending {
         }
     }
 
-    /// A job of that weight, taken up at that time, has left.
-    pub(crate) fn leave_one(&mut self, weight: u128, taken_up: Instant) {
-        let Ok(at) = self.arrivals.binary_search_by_key(&taken_up, |run| run.0) else {
+    /// A job of that weight, accepted at that time, has left.
+    pub(crate) fn leave_one(&mut self, weight: u128, accepted: Instant) {
+        let Ok(at) = self.arrivals.binary_search_by_key(&accepted, |run| run.0) else {
             return;
         };
         self.jobs -= 1;
         self.weight = self.weight.saturating_sub(weight);
-        self.arrived = self.arrived.saturating_sub(self.since_epoch(taken_up, 1));
+        self.arrived = self.arrived.saturating_sub(self.since_epoch(accepted, 1));
         self.arrivals[at].1 -= 1;
         if self.arrivals[at].1 == 0 {
             self.arrivals.remove(at);
@@ -172,7 +180,7 @@ impl Pending {
         self.stalled = None;
     }
 
-    /// That many jobs were taken out of the queue.
+    /// That many jobs left the queue.
     pub(crate) fn took(&mut self, jobs: usize) {
         if let Some(ahead) = &mut self.flushing {
             *ahead = ahead.saturating_sub(jobs);
@@ -275,6 +283,11 @@ impl Pending {
         let pending = usize::try_from(self.weight).unwrap_or(usize::MAX);
         let weight = policy.max_batch_weight.saturating_sub(pending);
         Some(Wants { jobs, weight })
+    }
+
+    /// How many jobs are pending.
+    pub(crate) fn len(&self) -> usize {
+        self.jobs
     }
 
     /// What all pending jobs weigh.

@@ -11,6 +11,7 @@ use crate::error::JobError;
 /// asked for ([`Shutdown`](Self::Shutdown), [`Requested`](Self::Requested)),
 /// then the waiting policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum FlushReason {
     /// As many jobs were pending as `max_batch_size` allows in a batch.
     Size,
@@ -46,6 +47,7 @@ impl fmt::Display for FlushReason {
 /// One finished batch, as the
 /// [`on_batch`](crate::MicroBatchBuilder::on_batch) hook sees it.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct BatchReport<'a> {
     /// Jobs in the batch.
     pub size: usize,
@@ -53,8 +55,8 @@ pub struct BatchReport<'a> {
     pub weight: usize,
     /// Why it was flushed.
     pub reason: FlushReason,
-    /// How long the first pending job had waited: the first of this batch, unless
-    /// the storage is one of your own and chose others.
+    /// How long the first pending job had waited since it was accepted: the first
+    /// of this batch, unless the storage is one of your own and chose others.
     pub waited: Duration,
     /// How long the processor took; under a [`Keyed`](crate::Keyed), with the wait
     /// for its turn.
@@ -79,6 +81,9 @@ pub struct Stats {
     /// Accepted jobs left out because their handle was dropped first, under
     /// `cancel_on_drop`.
     pub withdrawn: u64,
+    /// Jobs whose handle was dropped while they waited for room. They were never
+    /// accepted, and are part of no other count.
+    pub withdrawn_waiting: u64,
     /// Accepted jobs given up without an outcome.
     pub abandoned: u64,
     /// Batches handed to the processor so far.

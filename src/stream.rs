@@ -6,6 +6,8 @@
 //! - Every item that is pulled yields exactly one result.
 //! - An item is pulled only into room that was reserved for it, or once there
 //!   will never be room again.
+//! - A stream that can pull nothing more until a result comes never waits for the
+//!   interval: unless a result is sure to come, it asks for a flush.
 //! - Room is held only while the source is being polled, and a place in line
 //!   only while a poll has said that the stream waits. So neither a slow source
 //!   nor a consumer busy with a result keeps others from the queue.
@@ -32,8 +34,11 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// in the same order.
     ///
     /// At most `concurrency` jobs are on their way: submitted, and their
-    /// results not yet yielded. Below `max_batch_size` they never fill a batch
-    /// by themselves. Room in the queue is reserved before an item is pulled,
+    /// results not yet yielded. Make it at least twice `max_batch_size`, times
+    /// `max_in_flight`, so that a batch fills while others are processed. Where
+    /// all of them wait for their batch, so that nothing more can be pulled, the
+    /// stream has them flushed and does not wait for the interval: with less than
+    /// `max_batch_size` it makes batches of `concurrency`. Room in the queue is reserved before an item is pulled,
     /// so what has no room yet stays in the source.
     ///
     /// The stream holds a clone of this `MicroBatch`. It ends when the source
@@ -277,6 +282,9 @@ pin_project! {
         place: Option<Claim<S::Item, R>>,
         concurrency: usize,
         on_the_way: Q,
+        // How many items were pulled, now and when a flush was last asked for.
+        pulled: u64,
+        flushed: u64,
         // To be yielded next. Kept here, where a panic of the source spares it.
         next: Option<Result<R, JobError>>,
         micro_batch: MicroBatch<S::Item, R>,
@@ -298,6 +306,8 @@ impl<S: Stream, R, Q: OnTheWay<R>> Pump<S, R, Q> {
             place: None,
             concurrency,
             on_the_way,
+            pulled: 0,
+            flushed: 0,
             next: None,
             micro_batch: micro_batch.clone(),
         }
@@ -358,7 +368,23 @@ where
         if self.is_done() {
             return Poll::Ready(None);
         }
+        self.flush_if_stuck();
         Poll::Pending
+    }
+
+    /// Asks for a flush where nothing can be pulled before there is a result, and
+    /// all jobs on their way wait for company. If one of them is in a batch, its
+    /// result comes by itself.
+    fn flush_if_stuck(self: Pin<&mut Self>) {
+        let this = self.project();
+        let jobs = this.on_the_way.len();
+        if !*this.exhausted
+            && jobs >= *this.concurrency
+            && *this.pulled > *this.flushed
+            && this.micro_batch.flush_if_all_wait(jobs)
+        {
+            *this.flushed = *this.pulled;
+        }
     }
 
     /// Takes the next result, if it is there.
@@ -404,6 +430,7 @@ where
             };
             coop.made_progress();
             any = true;
+            *this.pulled += 1;
             this.on_the_way.push(if reserved {
                 this.micro_batch.submit_into(place, job)
             } else {

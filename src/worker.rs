@@ -27,10 +27,11 @@ use crate::batch::{Batch, Context, Replies, Slot};
 use crate::crew::Crew;
 use crate::error::ShutdownTimeout;
 use crate::intake::{Intake, Known};
-use crate::job::{Departures, PendingJob, Reply, total_weight};
-use crate::panics::{discard, guard};
+use crate::job::{Departures, PendingJob, Reply, send_all, total_weight};
+use crate::panics::{Shielded, discard, guard, trace};
 use crate::pending::{Pending, Policy};
 use crate::processor::BatchProcessor;
+use crate::recent::Recent;
 use crate::report::FlushReason;
 use crate::storage::{BatchStorage, fitting};
 use crate::timer::Timer;
@@ -42,18 +43,25 @@ const ABORT_GRACE: Duration = Duration::from_millis(100);
 pub(crate) struct Worker<J, R, P, S: BatchStorage<J, R>> {
     context: Arc<Context<J, R, P>>,
     policy: Policy,
-    cancel_on_drop: bool,
     pending: Pending,
     /// Jobs left in the queue at the last look.
     queued: usize,
+    /// The most jobs that were queued lately.
+    most: usize,
     inbox: VecDeque<PendingJob<J, R>>,
     /// A buffer to be used again.
     empty: VecDeque<PendingJob<J, R>>,
-    storage: S,
-    /// What has left a storage of the user's.
+    /// When the jobs of the inbox were accepted; a buffer.
+    arrivals: Vec<(Instant, usize)>,
+    storage: Shielded<S>,
+    /// What has left the storage, where jobs are watched one by one.
     departures: Arc<Departures>,
+    /// Jobs in the storage that their callers have given up.
+    given_up: usize,
     /// What is owed for each batch in flight, with its number, oldest first.
     running: VecDeque<(u64, Arc<Replies<R>>)>,
+    /// How many there were lately.
+    in_flight: Recent,
     /// What batches were owed for that have ended, to be used again.
     spare: Vec<Arc<Replies<R>>>,
     crew: Crew<J, R, P>,
@@ -94,12 +102,7 @@ where
     P: BatchProcessor<J, R>,
     S: BatchStorage<J, R>,
 {
-    pub(crate) fn new(
-        context: Context<J, R, P>,
-        policy: Policy,
-        cancel_on_drop: bool,
-        storage: S,
-    ) -> Self {
+    pub(crate) fn new(context: Context<J, R, P>, policy: Policy, storage: S) -> Self {
         let context = Arc::new(context);
         let crew = Crew::new(Arc::clone(&context));
         Self {
@@ -107,13 +110,16 @@ where
             context,
             pending: Pending::new(policy.clone(), Instant::now()),
             policy,
-            cancel_on_drop,
             queued: 0,
+            most: 0,
             inbox: VecDeque::new(),
             empty: VecDeque::new(),
-            storage,
+            arrivals: Vec::new(),
+            storage: Shielded::new(storage),
             departures: Arc::default(),
+            given_up: 0,
             running: VecDeque::new(),
+            in_flight: Recent::default(),
             spare: Vec::new(),
             crew,
             next: 0,
@@ -155,13 +161,17 @@ where
             self.settle();
             if self.is_drained() {
                 self.crew.dismiss().await;
-                debug!(name = self.name(), "stopped");
+                trace(|| debug!(name = self.name(), "stopped"));
                 return Ok(());
             }
             timer.as_mut().set(self.pending.deadline(), now);
             tokio::select! {
                 biased;
-                () = self.context.intake.changed(self.known(), self.pending.wants()) => {}
+                () = self.context.intake.changed(
+                    self.known(),
+                    self.pending.wants(),
+                    self.policy.max_batch_size,
+                ) => {}
                 () = timer.as_mut().elapsed() => {}
             }
         }
@@ -174,29 +184,36 @@ where
     /// Hears what has happened and takes jobs up. Returns whether to see about
     /// the cancellation.
     fn look(&mut self, now: Instant) -> bool {
+        if self.context.intake.cancels_on_drop() {
+            self.leave_out();
+        }
         if self.inbox.capacity() == 0 {
             mem::swap(&mut self.inbox, &mut self.empty);
         }
         let news = self.context.intake.look(
+            now,
             self.pending.room(),
             (!self.pending.is_flushing()).then_some(&mut self.flushing),
             &mut self.inbox,
+            &mut self.arrivals,
             &mut self.finished,
         );
         while let Some(number) = self.finished.pop() {
             self.retire(number);
         }
         self.queued = news.queued;
-        self.pending.took(news.taken);
+        self.most = news.most;
+        self.pending.took(news.passed);
         if let Some(ahead) = news.flush {
             self.pending.flush(ahead);
         }
         if news.taken > 0 {
-            self.pending.arrive(news.taken, news.weight, now);
-            self.store(now);
+            self.arrive(now);
+            self.pending.weigh(news.weight);
+            self.store();
         }
         if news.closed && !self.pending.is_stopping() {
-            debug!(name = self.name(), "stopping");
+            trace(|| debug!(name = self.name(), "stopping"));
             self.pending.stop(now);
             // A stop takes more jobs up than a flush did, and no longer asks
             // for the cancellation.
@@ -206,38 +223,85 @@ where
         news.nudged
     }
 
-    /// Puts the jobs that were taken up into the storage.
-    fn store(&mut self, now: Instant) {
-        if self.policy.chooses {
-            for job in &mut self.inbox {
-                job.watch(&self.departures, now);
+    /// Counts the jobs in the inbox as pending.
+    fn arrive(&mut self, now: Instant) {
+        let watches = self.watches();
+        let mut jobs = self.inbox.iter_mut();
+        for (accepted, count) in self.arrivals.drain(..) {
+            // A thread outside the runtime may have another clock.
+            let accepted = self.pending.arrive(count, accepted.min(now));
+            if watches {
+                for job in jobs.by_ref().take(count) {
+                    job.watch(&self.departures, accepted);
+                }
             }
         }
-        self.guarded(|worker| worker.storage.append_all(&mut worker.inbox));
+    }
+
+    /// Whether jobs are counted one by one as they leave the storage.
+    fn watches(&self) -> bool {
+        self.policy.chooses || self.context.intake.cancels_on_drop()
+    }
+
+    /// Puts the jobs that were taken up into the storage.
+    fn store(&mut self) {
+        self.guarded(|worker| worker.storage.get_mut().append_all(&mut worker.inbox));
         // What a panic has left.
         while let Some(job) = self.inbox.pop_front() {
-            self.guarded(|worker| worker.storage.append(job));
+            self.guarded(|worker| worker.storage.get_mut().append(job));
         }
         let refused = self.see_off();
         self.lose(refused);
+    }
+
+    /// Hears which jobs were given up, and clears the storage of them once they
+    /// are the greater part of what it holds. A storage sees this as all being
+    /// taken, and those that are wanted being appended again in the order in
+    /// which they were accepted.
+    fn leave_out(&mut self) {
+        let departed = self.context.intake.departed();
+        self.given_up += departed.len();
+        for (weight, accepted) in departed {
+            self.pending.leave_one(weight as u128, accepted);
+        }
+        if self.given_up == 0 || self.given_up < self.pending.len() {
+            return;
+        }
+        self.given_up = 0;
+        let held = self.guarded(|worker| worker.storage.get_mut().take(usize::MAX, usize::MAX));
+        let (given_up, mut wanted): (Vec<_>, Vec<_>) = held
+            .unwrap_or_default()
+            .into_iter()
+            .partition(PendingJob::is_given_up);
+        if self.policy.chooses {
+            wanted.sort_by_key(PendingJob::accepted);
+        }
+        for job in wanted {
+            self.guarded(|worker| worker.storage.get_mut().append(job));
+        }
+        discard(given_up, self.name());
+        let left = self.see_off();
+        self.lose(left);
     }
 
     /// Calls the storage, of whose panics the loop must not die.
     fn guarded<T>(&mut self, call: impl FnOnce(&mut Self) -> T) -> Option<T> {
         let result = guard(|| call(self));
         result
-            .inspect_err(|error| error!(name = self.name(), %error, "the storage panicked"))
+            .inspect_err(|error| {
+                trace(|| error!(name = self.name(), %error, "the storage panicked"));
+            })
             .ok()
     }
 
-    /// Hears which jobs have left a storage of the user's, and returns how many.
+    /// Hears which jobs have left the storage, and returns how many.
     fn see_off(&mut self) -> usize {
-        if !self.policy.chooses {
+        if !self.watches() {
             return 0;
         }
         let departures = self.departures.take();
-        for (weight, taken_up) in &departures {
-            self.pending.leave_one(*weight as u128, *taken_up);
+        for (weight, accepted) in &departures {
+            self.pending.leave_one(*weight as u128, *accepted);
         }
         departures.len()
     }
@@ -249,6 +313,13 @@ where
                 stats.pending = stats.pending.saturating_sub(jobs);
                 stats.abandoned += jobs as u64;
             });
+            trace(|| {
+                warn!(
+                    name = self.name(),
+                    abandoned = jobs,
+                    "the storage dropped jobs"
+                )
+            });
         }
     }
 
@@ -258,16 +329,21 @@ where
         let heavy = self.pending.is_full_by_weight();
         let taken = self.cut();
         if taken.is_empty() {
-            self.give_up_or_stall(now);
+            // Its callers may have given up what there was at the last moment.
+            if !self.hears_of_departures() {
+                self.give_up_or_stall(now);
+            }
             return;
         }
         if reason == FlushReason::Size && heavy && taken.len() < self.policy.max_batch_size {
             reason = FlushReason::Weight;
         }
-        let taken = self.leave_out(taken);
-        if !taken.is_empty() {
-            self.launch(taken, reason, waited);
-        }
+        self.launch(taken, reason, waited);
+    }
+
+    /// Whether jobs were given up that are still counted as pending.
+    fn hears_of_departures(&self) -> bool {
+        self.context.intake.cancels_on_drop() && self.context.intake.has_departed()
     }
 
     /// Leaves a storage alone for a while that gave nothing though it has been
@@ -285,40 +361,48 @@ where
     /// Takes a batch's worth out of the storage.
     fn cut(&mut self) -> Vec<PendingJob<J, R>> {
         let (max_jobs, max_weight) = (self.policy.max_batch_size, self.policy.max_batch_weight);
-        let mut taken = self
-            .guarded(|worker| worker.storage.take(max_jobs, max_weight))
-            .unwrap_or_default();
-        if self.policy.chooses {
-            // A storage of the user's is not trusted to keep the limits.
-            let fits = fitting(taken.iter().take(max_jobs), max_weight);
-            for excess in taken.split_off(fits) {
-                self.guarded(|worker| worker.storage.append(excess));
-            }
-            taken.iter_mut().for_each(PendingJob::unwatch);
-            let left = self.see_off();
-            self.lose(left.saturating_sub(taken.len()));
-        } else {
+        if !self.watches() {
+            let taken = self.take(max_jobs, max_weight);
             let weight = match self.pending.weight() {
                 0 => 0,
                 _ => total_weight(&taken),
             };
             self.pending.leave(taken.len(), weight);
-        }
-        taken
-    }
-
-    /// Leaves out jobs that nobody waits for, under `cancel_on_drop`.
-    fn leave_out(&mut self, taken: Vec<PendingJob<J, R>>) -> Vec<PendingJob<J, R>> {
-        if !self.cancel_on_drop {
             return taken;
         }
-        let (unwanted, wanted): (Vec<_>, _) = taken.into_iter().partition(PendingJob::is_unwanted);
-        self.context.intake.count(|stats| {
-            stats.pending = stats.pending.saturating_sub(unwanted.len());
-            stats.withdrawn += unwanted.len() as u64;
-        });
-        discard(unwanted, self.name());
-        wanted
+        let mut batch = Vec::new();
+        let (mut jobs, mut weight) = (max_jobs, max_weight);
+        loop {
+            let mut taken = self.take(jobs, weight);
+            // A storage of the user's is not trusted to keep the limits.
+            let fits = fitting(taken.iter().take(jobs), weight);
+            for excess in taken.split_off(fits) {
+                self.guarded(|worker| worker.storage.get_mut().append(excess));
+            }
+            let (wanted, given_up): (Vec<_>, Vec<_>) = taken
+                .into_iter()
+                .map(|mut job| (job.claim(), job))
+                .partition(|(claimed, _)| *claimed);
+            let mut taken: Vec<_> = wanted.into_iter().map(|(_, job)| job).collect();
+            jobs -= taken.len();
+            weight -= taken.iter().map(PendingJob::weight).sum::<usize>();
+            batch.append(&mut taken);
+            self.given_up = self.given_up.saturating_sub(given_up.len());
+            // What was given up makes room for others.
+            let more = !given_up.is_empty() && jobs > 0;
+            discard(given_up.into_iter().map(|(_, job)| job), self.name());
+            if !more {
+                break;
+            }
+        }
+        let left = self.see_off();
+        self.lose(left.saturating_sub(batch.len()));
+        batch
+    }
+
+    fn take(&mut self, max_jobs: usize, max_weight: usize) -> Vec<PendingJob<J, R>> {
+        self.guarded(|worker| worker.storage.get_mut().take(max_jobs, max_weight))
+            .unwrap_or_default()
     }
 
     /// Hands a batch to the crew.
@@ -339,14 +423,16 @@ where
         replies.extend(taken.drain(..).map(|job| {
             weight += job.weight();
             let (job, reply, extra) = job.into_parts();
-            if let Some(extra) = extra {
-                origins.extend(extra.span);
+            if let Some(mut extra) = extra {
+                origins.extend(extra.span.take());
             }
             jobs.push(job);
             reply
         }));
         // The buffers go round: inbox, queue, storage, batch.
-        self.empty = taken.into();
+        if taken.capacity() <= self.most.max(size).saturating_mul(4).max(64) {
+            self.empty = taken.into();
+        }
         owed.put(replies);
         let batch = Batch {
             jobs,
@@ -359,9 +445,12 @@ where
                 number: self.next,
             },
         };
-        let span = batch.span(origins);
+        let span = batch.span(&origins);
+        discard(origins, None);
         self.running.push_back((self.next, owed));
-        self.crew.assign(batch, span, self.running.len());
+        self.in_flight.note(self.running.len());
+        let lately = self.in_flight.most();
+        self.crew.assign(batch, span, self.running.len(), lately);
         self.next += 1;
         self.pending.started();
     }
@@ -373,8 +462,20 @@ where
             return;
         };
         self.pending.finished();
-        self.give_up(&owed);
-        self.spare.push(owed);
+        let lost = self.give_up(&owed);
+        if lost > 0 {
+            trace(|| {
+                warn!(
+                    name = self.name(),
+                    abandoned = lost,
+                    "a batch ended without results"
+                )
+            });
+        }
+        if self.spare.len() < self.in_flight.most() {
+            self.spare.push(owed);
+        }
+        self.in_flight.trim(&mut self.running);
     }
 
     /// Answers those whose flush is done.
@@ -385,14 +486,8 @@ where
         }
         let oldest = self.running.front().map_or(self.next, |batch| batch.0);
         while self.settling.front().is_some_and(|(end, _)| *end <= oldest) {
-            for reply in self
-                .settling
-                .pop_front()
-                .into_iter()
-                .flat_map(|(_, done)| done)
-            {
-                reply.send(Ok(()));
-            }
+            let (_, done) = self.settling.pop_front().unwrap_or_default();
+            send_all(done.into_iter().map(|reply| (reply, Ok(()))));
         }
     }
 
@@ -402,14 +497,19 @@ where
             abandoned: self.abandon(),
         };
         self.context.intake.time_out(timed_out);
-        warn!(
-            name = self.name(),
-            abandoned = timed_out.abandoned,
-            "stop timed out"
-        );
+        trace(|| {
+            warn!(
+                name = self.name(),
+                abandoned = timed_out.abandoned,
+                "stop timed out"
+            );
+        });
         let gone = async {
             while !self.running.is_empty() {
-                self.context.intake.changed(self.known(), None).await;
+                self.context
+                    .intake
+                    .changed(self.known(), None, usize::MAX)
+                    .await;
                 self.look(Instant::now());
             }
             self.crew.dismiss().await;
@@ -455,7 +555,7 @@ impl<J, R, P, S: BatchStorage<J, R>> Worker<J, R, P, S> {
             stats.abandoned += pending as u64;
             abandoned += pending;
         });
-        let held = guard(|| self.storage.take(usize::MAX, usize::MAX));
+        let held = guard(|| self.storage.get_mut().take(usize::MAX, usize::MAX));
         discard(held.into_iter().flatten(), self.name());
         discard(mem::take(&mut self.inbox), self.name());
         abandoned
@@ -464,6 +564,14 @@ impl<J, R, P, S: BatchStorage<J, R>> Worker<J, R, P, S> {
 
 impl<J, R, P, S: BatchStorage<J, R>> Drop for Worker<J, R, P, S> {
     fn drop(&mut self) {
-        self.abandon();
+        let abandoned = self.abandon();
+        if abandoned > 0 {
+            trace(|| {
+                warn!(
+                    name = self.name(),
+                    abandoned, "dropped before it had drained"
+                )
+            });
+        }
     }
 }

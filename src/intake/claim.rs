@@ -3,46 +3,53 @@
 use std::future::poll_fn;
 use std::mem;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
-use super::line::Waiting;
+use super::line::{Standing, Waiting};
 use super::{Intake, wake};
 use crate::error::{Closed, JobError};
-use crate::job::{PendingJob, Room, Ticket};
+use crate::job::{PendingJob, Place, Room, Ticket};
+use crate::panics::discard;
 
 impl<J: Send, R: Send> Room for Intake<J, R> {
-    fn stand_in_line(&self, ticket: Ticket) {
-        let mut state = self.lock();
-        if state.closed {
-            return;
-        }
-        if !state.has_room(self.capacity) {
-            state.line.join(ticket);
-            return;
-        }
-        let waker = match state.line.vacate(ticket) {
-            Some(Waiting::Job(job, _)) => state.enqueue(job, self.capacity),
-            _ => None,
-        };
-        drop(state);
-        wake(waker);
-    }
-
     fn poll_accepted(&self, ticket: Ticket, cx: &mut Context<'_>) -> Poll<Result<(), JobError>> {
         self.poll_served(ticket, cx)
             .map_err(|Closed| JobError::Closed)
     }
 
-    fn withdraw(&self, ticket: Ticket, in_line: bool) {
+    fn withdraw(&self, ticket: Ticket) -> bool {
         let mut state = self.lock();
-        let left = if in_line {
-            state.line.leave(ticket)
-        } else {
-            state.line.vacate(ticket)
-        };
+        let left = state.line.leave(ticket);
+        if left.is_some() {
+            state.stats.withdrawn_waiting += 1;
+        }
         drop(state);
+        let withdrew = left.is_some();
         // Only now, because dropping a job runs its owner's code.
-        drop(left);
+        discard(left, self.name());
+        withdrew
+    }
+
+    fn give_up(&self, place: &Place) {
+        let mut state = self.lock();
+        if place.give_up_queued() {
+            state.given_up += 1;
+            state.queue_weight -= place.weight as u128;
+            state.stats.accepted += 1;
+        } else if let Some(accepted) = place.give_up_held() {
+            state.departed.push((place.weight, accepted));
+            state.stats.pending -= 1;
+        } else {
+            return;
+        }
+        state.stats.withdrawn += 1;
+        let swept = state.sweep();
+        let mut wakers = state.move_up(self.capacity);
+        // The loop puts its clock back, or drops what it holds.
+        wakers.extend(state.rouse());
+        drop(state);
+        discard(swept, self.name());
+        wakers.into_iter().for_each(wake);
     }
 }
 
@@ -52,10 +59,10 @@ impl<J, R> Intake<J, R> {
     fn poll_served(&self, ticket: Ticket, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
         let waker = cx.waker().clone();
         let mut state = self.lock();
-        let last = match state.line.get(ticket) {
-            None => return Poll::Ready(Ok(())),
-            Some(Waiting::Job(_, place) | Waiting::Reservation(place)) => place.replace(waker),
-            Some(Waiting::Refused | Waiting::Nobody) => return Poll::Ready(Err(Closed)),
+        let last = match state.line.standing(ticket) {
+            Standing::Served => return Poll::Ready(Ok(())),
+            Standing::Refused => return Poll::Ready(Err(Closed)),
+            Standing::Waiting(place) => place.replace(waker),
         };
         drop(state);
         // Only now, because it may be the last that is left of another task.
@@ -68,11 +75,11 @@ impl<J, R> Intake<J, R> {
 /// line, or the room that was reserved.
 pub(crate) struct Claim<J, R> {
     intake: Arc<Intake<J, R>>,
-    standing: Standing,
+    stage: Stage,
 }
 
 #[derive(Clone, Copy)]
-enum Standing {
+enum Stage {
     Outside,
     InLine(Ticket),
     Granted,
@@ -84,7 +91,7 @@ impl<J, R> Claim<J, R> {
     pub(crate) fn new(intake: &Arc<Intake<J, R>>) -> Self {
         Self {
             intake: Arc::clone(intake),
-            standing: Standing::Outside,
+            stage: Stage::Outside,
         }
     }
 
@@ -95,44 +102,42 @@ impl<J, R> Claim<J, R> {
 
     /// As [`granted`](Self::granted). What it has said it keeps to.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Closed>> {
-        if let Standing::Outside = self.standing {
-            self.standing = self.enter();
+        if let Stage::Outside = self.stage {
+            self.stage = self.enter();
         }
-        if let Standing::InLine(ticket) = self.standing {
-            self.standing = match self.intake.poll_served(ticket, cx) {
-                Poll::Ready(Ok(())) => Standing::Granted,
-                Poll::Ready(Err(Closed)) => Standing::Refused,
+        if let Stage::InLine(ticket) = self.stage {
+            self.stage = match self.intake.poll_served(ticket, cx) {
+                Poll::Ready(Ok(())) => Stage::Granted,
+                Poll::Ready(Err(Closed)) => Stage::Refused,
                 Poll::Pending => return Poll::Pending,
             };
         }
-        Poll::Ready(match self.standing {
-            Standing::Granted => Ok(()),
+        Poll::Ready(match self.stage {
+            Stage::Granted => Ok(()),
             _ => Err(Closed),
         })
     }
 
     /// Takes the room there is, or a place in line.
-    fn enter(&self) -> Standing {
+    fn enter(&self) -> Stage {
         let mut state = self.intake.lock();
         if state.closed {
-            return Standing::Refused;
+            return Stage::Refused;
         }
         if !state.has_room(self.intake.capacity) {
-            let ticket = state.line.admit(Waiting::Reservation(None));
-            state.line.join(ticket);
-            return Standing::InLine(ticket);
+            return Stage::InLine(state.line.join(Waiting::Reservation(None)));
         }
         state.reserve();
         // Less room may make what is queued all there can be.
-        let waker = state.rouse_if_satisfied(self.intake.capacity);
+        let waker = state.look_closer(self.intake.capacity);
         drop(state);
-        wake(waker);
-        Standing::Granted
+        waker.into_iter().for_each(wake);
+        Stage::Granted
     }
 
     /// Uses the room that was granted for this job.
     pub(crate) fn redeem(mut self, job: PendingJob<J, R>) -> Result<(), Closed> {
-        self.standing = Standing::Refused;
+        self.stage = Stage::Refused;
         let mut state = self.intake.lock();
         state.reserved -= 1;
         if state.closed {
@@ -142,29 +147,34 @@ impl<J, R> Claim<J, R> {
         }
         let waker = state.enqueue(job, self.intake.capacity);
         drop(state);
-        wake(waker);
+        waker.into_iter().for_each(wake);
         Ok(())
     }
 }
 
 impl<J, R> Drop for Claim<J, R> {
     fn drop(&mut self) {
-        let standing = mem::replace(&mut self.standing, Standing::Refused);
-        if let Standing::Outside | Standing::Refused = standing {
+        let stage = mem::replace(&mut self.stage, Stage::Refused);
+        if let Stage::Outside | Stage::Refused = stage {
             return;
         }
         let mut state = self.intake.lock();
-        let left = match standing {
-            Standing::InLine(ticket) => state.line.leave(ticket),
+        let left = match stage {
+            Stage::InLine(ticket) => state.line.leave(ticket),
             _ => None,
         };
-        if left.is_none() {
+        // A stop may have refused it, without this claim having heard of it.
+        let refused = match stage {
+            Stage::InLine(ticket) => matches!(state.line.standing(ticket), Standing::Refused),
+            _ => false,
+        };
+        if left.is_none() && !refused {
             // Room was granted, perhaps without this claim having heard of it.
             state.reserved -= 1;
         }
         let wakers = state.move_up(self.intake.capacity);
         drop(state);
-        drop(left);
-        wakers.into_iter().for_each(Waker::wake);
+        discard(left, None);
+        wakers.into_iter().for_each(wake);
     }
 }

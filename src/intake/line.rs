@@ -1,50 +1,54 @@
-//! Those for whom there was no room in the queue.
+//! Those for whom there was no room in the queue, in the order in which they
+//! came.
 //!
 //! # Invariants
 //!
-//! - Whoever has a ticket has a spot until the spot is vacated: by getting room,
-//!   or by giving up. A spot is given away again under another number, so an old
-//!   ticket finds out that its spot is gone.
-//! - `order` names those who stand in line, first to last. Who gives up leaves a
-//!   gap; gaps are closed once they are the greater part.
+//! - Entries are numbered as they join, so they stay sorted by their numbers.
+//! - Who gives up leaves a gap. The first entry is none, and gaps are closed
+//!   once they are the greater part.
+//! - Once closed, nobody stands in line. Whoever joined and was not served by
+//!   then was refused: from a number on, because the line is served in order.
 
 use std::collections::VecDeque;
-use std::mem;
 use std::task::Waker;
 
 use crate::job::{PendingJob, Ticket};
 
 pub(super) struct Line<J, R> {
-    spots: Vec<Spot<J, R>>,
-    vacant: Vec<usize>,
-    order: VecDeque<Ticket>,
+    entries: VecDeque<Entry<J, R>>,
     gaps: usize,
-    /// Number of the next ticket.
-    next: u64,
+    /// Number of the next entry.
+    next: Ticket,
+    /// Set once closed.
+    refused_from: Option<Ticket>,
 }
 
-struct Spot<J, R> {
-    number: u64,
-    who: Waiting<J, R>,
+struct Entry<J, R> {
+    number: Ticket,
+    /// None where somebody gave up.
+    waiting: Option<Waiting<J, R>>,
 }
 
 /// Who waits for room, with whom to wake when there is some.
 pub(super) enum Waiting<J, R> {
     Job(PendingJob<J, R>, Option<Waker>),
     Reservation(Option<Waker>),
-    /// The queue was closed first.
+}
+
+/// How somebody who joined the line stands.
+pub(super) enum Standing<'a> {
+    Waiting(&'a mut Option<Waker>),
+    Served,
     Refused,
-    Nobody,
 }
 
 impl<J, R> Default for Line<J, R> {
     fn default() -> Self {
         Self {
-            spots: Vec::new(),
-            vacant: Vec::new(),
-            order: VecDeque::new(),
+            entries: VecDeque::new(),
             gaps: 0,
             next: 0,
+            refused_from: None,
         }
     }
 }
@@ -52,78 +56,77 @@ impl<J, R> Default for Line<J, R> {
 impl<J, R> Line<J, R> {
     /// Returns how many stand in line.
     pub(super) fn len(&self) -> usize {
-        self.order.len() - self.gaps
+        self.entries.len() - self.gaps
     }
 
-    /// Gives somebody a spot, not yet in line.
-    #[inline]
-    pub(super) fn admit(&mut self, who: Waiting<J, R>) -> Ticket {
+    /// Puts somebody at the end of the line.
+    pub(super) fn join(&mut self, waiting: Waiting<J, R>) -> Ticket {
         let number = self.next;
         self.next += 1;
-        let spot = Spot { number, who };
-        let at = if let Some(at) = self.vacant.pop() {
-            self.spots[at] = spot;
-            at
-        } else {
-            self.spots.push(spot);
-            self.spots.len() - 1
-        };
-        Ticket { spot: at, number }
+        self.entries.push_back(Entry {
+            number,
+            waiting: Some(waiting),
+        });
+        number
     }
 
-    /// Puts the holder of the ticket at the end of the line.
-    pub(super) fn join(&mut self, ticket: Ticket) {
-        self.order.push_back(ticket);
+    /// Returns how the holder of the ticket stands, who has not left the line.
+    pub(super) fn standing(&mut self, ticket: Ticket) -> Standing<'_> {
+        if self.refused_from.is_some_and(|first| ticket >= first) {
+            return Standing::Refused;
+        }
+        match self.find(ticket).and_then(|entry| entry.waiting.as_mut()) {
+            Some(Waiting::Job(_, waker) | Waiting::Reservation(waker)) => Standing::Waiting(waker),
+            None => Standing::Served,
+        }
     }
 
-    /// Returns who has the ticket's spot, unless it was vacated.
-    pub(super) fn get(&mut self, ticket: Ticket) -> Option<&mut Waiting<J, R>> {
-        let spot = self.spots.get_mut(ticket.spot)?;
-        let held = spot.number == ticket.number && !matches!(spot.who, Waiting::Nobody);
-        held.then_some(&mut spot.who)
+    fn find(&mut self, ticket: Ticket) -> Option<&mut Entry<J, R>> {
+        let at = self
+            .entries
+            .binary_search_by_key(&ticket, |entry| entry.number);
+        self.entries.get_mut(at.ok()?)
     }
 
-    /// Vacates the ticket's spot.
-    #[inline]
-    pub(super) fn vacate(&mut self, ticket: Ticket) -> Option<Waiting<J, R>> {
-        let who = mem::replace(self.get(ticket)?, Waiting::Nobody);
-        self.vacant.push(ticket.spot);
-        Some(who)
-    }
-
-    /// Vacates the spot of somebody who stands in line and gives up.
+    /// Removes somebody who gives up, and returns who it was; nobody if the
+    /// holder of the ticket has been served or refused.
     pub(super) fn leave(&mut self, ticket: Ticket) -> Option<Waiting<J, R>> {
-        let who = self.vacate(ticket)?;
+        let left = self.find(ticket)?.waiting.take()?;
         self.gaps += 1;
-        if self.gaps > self.order.len() / 2 {
-            let mut order = mem::take(&mut self.order);
-            order.retain(|ticket| self.get(*ticket).is_some());
-            self.order = order;
+        if self.gaps > self.entries.len() / 2 {
+            self.entries.retain(|entry| entry.waiting.is_some());
             self.gaps = 0;
         }
-        Some(who)
+        self.close_up();
+        Some(left)
     }
 
-    /// Vacates the spot of the first in line.
-    #[inline]
+    /// Removes the first in line.
     pub(super) fn pop(&mut self) -> Option<Waiting<J, R>> {
-        loop {
-            let ticket = self.order.pop_front()?;
-            if let Some(who) = self.vacate(ticket) {
-                return Some(who);
-            }
+        let first = self.entries.pop_front()?.waiting;
+        self.close_up();
+        first
+    }
+
+    /// Drops the gaps before the first in line, and memory that a longer line
+    /// has left.
+    fn close_up(&mut self) {
+        while self.gaps > 0 && self.entries.front().is_some_and(|e| e.waiting.is_none()) {
+            self.entries.pop_front();
             self.gaps -= 1;
+        }
+        let capacity = self.entries.capacity();
+        if capacity > 64 && self.entries.len() < capacity / 4 {
+            self.entries.shrink_to(self.entries.len() * 2);
         }
     }
 
-    /// Refuses everybody, in line or not, and returns them.
-    pub(super) fn refuse_all(&mut self) -> Vec<Waiting<J, R>> {
-        self.order.clear();
+    /// Refuses everybody, and returns them.
+    pub(super) fn close(&mut self) -> impl Iterator<Item = Waiting<J, R>> + use<J, R> {
         self.gaps = 0;
-        let spots = self.spots.iter_mut();
-        let waiting = spots.filter(|spot| !matches!(spot.who, Waiting::Nobody));
-        waiting
-            .map(|spot| mem::replace(&mut spot.who, Waiting::Refused))
-            .collect()
+        let entries = std::mem::take(&mut self.entries);
+        let first = entries.front().map_or(self.next, |entry| entry.number);
+        self.refused_from = Some(first);
+        entries.into_iter().filter_map(|entry| entry.waiting)
     }
 }

@@ -140,8 +140,7 @@ impl<R> OnTheWay<R> for Slots<R> {
             if self.rung.is_empty() {
                 return Poll::Pending;
             }
-            // Where Tokio wants the task to yield, all that have rung would be
-            // asked in vain, and would ring again.
+            // Results that are there must not keep the task to themselves.
             if coop::poll_proceed(cx).is_pending() {
                 return Poll::Pending;
             }

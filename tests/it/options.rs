@@ -300,6 +300,7 @@ impl Options {
                     .is_some_and(|cost| waited.saturating_mul(size as u32) >= cost),
                 FlushReason::Requested => !matches!(push, Push::Shutdown),
                 FlushReason::Shutdown => matches!(push, Push::Shutdown),
+                _ => false,
             }
         });
         wrong.map_or(Ok(()), |flush| Err(format!("flushed by {flush:?}")))

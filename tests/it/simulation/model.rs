@@ -211,6 +211,7 @@ impl Model<'_> {
                 let closed = self.seen.closed_from();
                 closed.is_some_and(|closed| closed <= batch.began)
             }
+            _ => false,
         };
         // The first job may have been withdrawn, or kept by its storage.
         let entered = batch.jobs.iter();

@@ -80,6 +80,7 @@ impl Sights {
                 Some(FlushReason::Cost) => "flushed by cost",
                 Some(FlushReason::Requested) => "flushed by request",
                 Some(FlushReason::Shutdown) => "flushed by shutdown",
+                Some(_) => "flushed for another reason",
             });
         }
         for flush in &seen.flushes {
