@@ -35,7 +35,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Closed, ShutdownTimeout};
-use crate::job::{PendingJob, Reply, Ticket, total_weight};
+use crate::job::{PendingJob, Place, Reply, Ticket, total_weight};
 use crate::panics::{discard, guard};
 use crate::recent::Recent;
 use crate::report::Stats;
@@ -77,9 +77,11 @@ struct State<J, R> {
     line: Line<J, R>,
     /// How many jobs of the queue were given up.
     given_up: usize,
-    /// Jobs that were given up in the loop's hands, with their weight and with
-    /// when they were accepted.
-    departed: Vec<(usize, Instant)>,
+    /// Jobs that were given up in the loop's hands.
+    departed: Vec<Arc<Place>>,
+    /// A new era begins when all jobs in the loop's hands are lost and counted as
+    /// such.
+    era: u64,
     /// How many jobs of the queue were accepted when, first to last.
     arrivals: VecDeque<(Instant, usize)>,
     /// The sum of those.
@@ -158,6 +160,7 @@ impl<J, R> Intake<J, R> {
                 line: Line::default(),
                 given_up: 0,
                 departed: Vec::new(),
+                era: 0,
                 arrivals: VecDeque::new(),
                 timed: 0,
                 meant: (0, 0),
@@ -316,7 +319,7 @@ impl<J, R> Intake<J, R> {
         mem::swap(&mut state.finished, finished);
         let queued = state.queue.len();
         state.recent.note(queued);
-        state.time(now);
+        state.note_arrivals(now);
         let heard = flushing.and_then(|flushing| {
             let ahead = state.flushes.last()?.ahead;
             flushing.extend(state.flushes.drain(..).filter_map(|flush| flush.done));
@@ -327,7 +330,7 @@ impl<J, R> Intake<J, R> {
         let meant = heard.filter(|_| !state.closed).unwrap_or(usize::MAX);
         let taken = state.take(room.min(meant), inbox, arrivals);
         if self.cancel_on_drop {
-            inbox.iter().for_each(PendingJob::take_up);
+            inbox.iter().for_each(|job| job.take_up(state.era));
         }
         state.stats.accepted += inbox.len() as u64;
         state.stats.pending += inbox.len();
@@ -352,8 +355,18 @@ impl<J, R> Intake<J, R> {
     }
 
     /// Takes what is known of jobs that were given up in the loop's hands.
-    pub(crate) fn departed(&self) -> Vec<(usize, Instant)> {
+    pub(crate) fn departed(&self) -> Vec<Arc<Place>> {
         mem::take(&mut self.lock().departed)
+    }
+
+    /// Counts all jobs in the loop's hands as lost, and returns how many.
+    pub(crate) fn lose_all(&self) -> usize {
+        let mut state = self.lock();
+        state.era += 1;
+        state.departed.clear();
+        let lost = mem::take(&mut state.stats.pending);
+        state.stats.abandoned += lost as u64;
+        lost
     }
 
     pub(crate) fn has_departed(&self) -> bool {
@@ -521,12 +534,7 @@ impl<J, R> State<J, R> {
             return self.rouse();
         }
         if wants.is_none() || self.alarm == 0 {
-            // Those before it go with one that is timed.
-            if let Some((_, count)) = self.arrivals.back_mut() {
-                let before = (self.queue.len() - self.timed).saturating_sub(1);
-                *count += before;
-                self.timed += before;
-            }
+            self.time_all_but(1);
             self.note_arrivals(Instant::now());
         }
         if wants.is_none() && self.alarm > 0 {
@@ -542,13 +550,19 @@ impl<J, R> State<J, R> {
         batches.saturating_mul(self.stride).saturating_add(1)
     }
 
-    /// Notes when the newest jobs of the queue were accepted, as far as that is
-    /// not known: when the one before them was, or now.
-    fn time(&mut self, now: Instant) {
-        let time = self.arrivals.back().map_or(now, |(time, _)| *time);
-        self.note_arrivals(time);
+    /// Times the newest jobs of the queue but for the last, as far as they are not:
+    /// they go with one that is.
+    fn time_all_but(&mut self, last: usize) {
+        if let Some((_, count)) = self.arrivals.back_mut() {
+            let untimed = self.queue.len() - self.timed;
+            let before = untimed.saturating_sub(last);
+            *count += before;
+            self.timed += before;
+        }
     }
 
+    /// Notes that the newest jobs of the queue were accepted at that time, as far
+    /// as they are not timed.
     fn note_arrivals(&mut self, time: Instant) {
         let count = self.queue.len() - self.timed;
         if count == 0 {
@@ -563,6 +577,9 @@ impl<J, R> State<J, R> {
 
     fn rouse(&mut self) -> Option<Waker> {
         self.alarm = usize::MAX;
+        if self.asleep.is_some() {
+            self.time_all_but(0);
+        }
         self.asleep.take().map(|(waker, _)| waker)
     }
 
@@ -653,7 +670,7 @@ impl<J, R> State<J, R> {
         if self.given_up == 0 || self.given_up < self.queue.len() - self.given_up {
             return Vec::new();
         }
-        self.time(Instant::now());
+        self.note_arrivals(Instant::now());
         let mut given_up = Vec::with_capacity(mem::take(&mut self.given_up));
         let mut gone = Vec::with_capacity(given_up.capacity());
         let mut kept = VecDeque::with_capacity(self.queue.len() - given_up.capacity());
@@ -688,7 +705,7 @@ impl<J, R> State<J, R> {
         let mut wakers = Vec::new();
         if self.line.len() > 0 && self.has_room(capacity) {
             let now = Instant::now();
-            self.time(now);
+            self.note_arrivals(now);
             while self.has_room(capacity) {
                 let waker = match self.line.pop() {
                     None => break,

@@ -11,7 +11,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::mem::{self, ManuallyDrop};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -127,6 +127,8 @@ pub(crate) struct Place {
     pub(crate) weight: usize,
     /// When it was accepted, once the loop has taken it up.
     accepted: OnceLock<Instant>,
+    /// In which era of the storage the loop took it up.
+    era: AtomicU64,
 }
 
 impl Place {
@@ -148,11 +150,14 @@ impl Place {
         self.change(Self::QUEUED, Self::GIVEN_UP)
     }
 
-    /// Gives the job up where the loop has it, and says when it was accepted.
-    pub(crate) fn give_up_held(&self) -> Option<Instant> {
-        if !self.change(Self::HELD, Self::GIVEN_UP) {
-            return None;
-        }
+    /// Gives the job up where the loop has it; unless the storage has lost all
+    /// jobs of its era.
+    pub(crate) fn give_up_held(&self, era: u64) -> bool {
+        self.change(Self::HELD, Self::GIVEN_UP) && self.era.load(Ordering::Acquire) == era
+    }
+
+    /// When the job was accepted, for the loop, which has taken it up.
+    pub(crate) fn accepted(&self) -> Option<Instant> {
         self.accepted.get().copied()
     }
 
@@ -216,6 +221,7 @@ impl<J, R> PendingJob<J, R> {
             stage: AtomicU8::new(Place::WAITING),
             weight,
             accepted: OnceLock::new(),
+            era: AtomicU64::new(0),
         });
         receipt.place = Some(Arc::clone(&place));
         pending.extra.get_or_insert_default().place = Some(place);
@@ -258,8 +264,9 @@ impl<J, R> PendingJob<J, R> {
 
     /// The loop takes the job out of the queue, which its caller has not given
     /// up.
-    pub(crate) fn take_up(&self) {
+    pub(crate) fn take_up(&self, era: u64) {
         if let Some(place) = self.place() {
+            place.era.store(era, Ordering::Release);
             place.change(Place::QUEUED, Place::HELD);
         }
     }
@@ -360,7 +367,7 @@ pub(crate) trait Room: Send + Sync {
     fn withdraw(&self, ticket: Ticket) -> bool;
 
     /// Leaves an accepted job out of its batch, unless that was cut.
-    fn give_up(&self, place: &Place);
+    fn give_up(&self, place: &Arc<Place>);
 }
 
 /// A place in line: who came first has the lower number.

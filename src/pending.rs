@@ -10,7 +10,6 @@
 //! - With nothing pending there is no deadline but that of a stop.
 
 use std::collections::VecDeque;
-use std::mem;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -143,12 +142,12 @@ impl Pending {
         }
     }
 
-    /// All pending jobs are gone, nobody knows where; returns how many.
-    pub(crate) fn forget(&mut self) -> usize {
+    /// All pending jobs are gone, nobody knows where.
+    pub(crate) fn forget(&mut self) {
         self.arrivals.clear();
         self.arrived = 0;
         self.weight = 0;
-        mem::take(&mut self.jobs)
+        self.jobs = 0;
     }
 
     /// The storage gave nothing: leave it alone for an interval, or until
@@ -283,6 +282,17 @@ impl Pending {
         let pending = usize::try_from(self.weight).unwrap_or(usize::MAX);
         let weight = policy.max_batch_weight.saturating_sub(pending);
         Some(Wants { jobs, weight })
+    }
+
+    /// While nothing is taken out of the queue, every so many jobs in it one is the
+    /// first of its batch; or any may be.
+    pub(crate) fn stride(&self) -> usize {
+        let policy = &self.policy;
+        let any = policy.chooses
+            || policy.flush_cost.is_some()
+            || policy.max_batch_weight < usize::MAX
+            || self.flushing.is_some();
+        if any { 1 } else { policy.max_batch_size }
     }
 
     /// How many jobs are pending.

@@ -170,7 +170,7 @@ where
                 () = self.context.intake.changed(
                     self.known(),
                     self.pending.wants(),
-                    self.policy.max_batch_size,
+                    self.pending.stride(),
                 ) => {}
                 () = timer.as_mut().elapsed() => {}
             }
@@ -261,8 +261,10 @@ where
     fn leave_out(&mut self) {
         let departed = self.context.intake.departed();
         self.given_up += departed.len();
-        for (weight, accepted) in departed {
-            self.pending.leave_one(weight as u128, accepted);
+        for place in departed {
+            if let Some(accepted) = place.accepted() {
+                self.pending.leave_one(place.weight as u128, accepted);
+            }
         }
         if self.given_up == 0 || self.given_up < self.pending.len() {
             return;
@@ -313,11 +315,17 @@ where
                 stats.pending = stats.pending.saturating_sub(jobs);
                 stats.abandoned += jobs as u64;
             });
+            self.tell_of_lost(jobs);
+        }
+    }
+
+    fn tell_of_lost(&self, jobs: usize) {
+        if jobs > 0 {
             trace(|| {
                 warn!(
                     name = self.name(),
                     abandoned = jobs,
-                    "the storage dropped jobs"
+                    "the storage lost jobs"
                 )
             });
         }
@@ -351,8 +359,10 @@ where
     fn give_up_or_stall(&mut self, now: Instant) {
         let held = self.guarded(|worker| worker.storage.len());
         if held == Some(0) {
-            let lost = self.pending.forget();
-            self.lose(lost);
+            self.pending.forget();
+            self.given_up = 0;
+            let lost = self.context.intake.lose_all();
+            self.tell_of_lost(lost);
         } else {
             self.pending.stall(now);
         }
@@ -506,10 +516,7 @@ where
         });
         let gone = async {
             while !self.running.is_empty() {
-                self.context
-                    .intake
-                    .changed(self.known(), None, usize::MAX)
-                    .await;
+                self.context.intake.changed(self.known(), None, 1).await;
                 self.look(Instant::now());
             }
             self.crew.dismiss().await;
@@ -550,11 +557,7 @@ impl<J, R, P, S: BatchStorage<J, R>> Worker<J, R, P, S> {
         for (_, owed) in &self.running {
             abandoned += self.give_up(owed);
         }
-        self.context.intake.count(|stats| {
-            let pending = mem::take(&mut stats.pending);
-            stats.abandoned += pending as u64;
-            abandoned += pending;
-        });
+        abandoned += self.context.intake.lose_all();
         let held = guard(|| self.storage.get_mut().take(usize::MAX, usize::MAX));
         discard(held.into_iter().flatten(), self.name());
         discard(mem::take(&mut self.inbox), self.name());

@@ -30,16 +30,17 @@ impl<J: Send, R: Send> Room for Intake<J, R> {
         withdrew
     }
 
-    fn give_up(&self, place: &Place) {
+    fn give_up(&self, place: &Arc<Place>) {
         let mut state = self.lock();
         if place.give_up_queued() {
             state.given_up += 1;
             state.queue_weight -= place.weight as u128;
             state.stats.accepted += 1;
-        } else if let Some(accepted) = place.give_up_held() {
-            state.departed.push((place.weight, accepted));
+        } else if place.give_up_held(state.era) {
+            state.departed.push(Arc::clone(place));
             state.stats.pending -= 1;
         } else {
+            // It is in its batch, or was abandoned.
             return;
         }
         state.stats.withdrawn += 1;

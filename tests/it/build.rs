@@ -70,9 +70,9 @@ async fn options_set_before_the_storage_are_kept() {
         .storage(microbatch::MemoryStorage::new()));
     drop(batcher.submit(0));
     soon(batcher.submit_all(1..6)).await;
-    assert_eq!(gate.batches(), [vec![1, 2, 3], vec![4, 5]]);
+    assert_eq!(gate.batches(), [vec![1, 2, 3, 4], vec![5]]);
     assert_eq!(gate.times(), [Duration::ZERO, secs(2)]);
-    assert_eq!(reports.weights(), [3, 2]);
+    assert_eq!(reports.weights(), [4, 1]);
 }
 
 /// The three ways to the default options.

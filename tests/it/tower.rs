@@ -225,7 +225,11 @@ async fn a_call_that_was_not_ready_submits() {
     let mut in_line = jobs.clone();
     assert!(!is_ready(&mut in_line));
     let waiting = in_line.call(2);
-    assert_eq!(jobs.stats().waiting, 0); // left the line, and the handle is not polled yet
+    assert_eq!(
+        jobs.stats().waiting,
+        1,
+        "the job, and no longer a reservation"
+    );
     start(&jobs);
     let (accepted, waiting) = tokio::join!(accepted, waiting);
     assert_eq!((accepted.expect("done"), waiting.expect("done")), (1, 2));

@@ -10,8 +10,9 @@ use std::time::Duration;
 use microbatch::{BatchProcessor, CancellationToken, MicroBatch, MicroBatchBuilder};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::subscriber::DefaultGuard;
+use tracing::subscriber::{DefaultGuard, Interest};
 use tracing::{Dispatch, Event, Instrument, Level, Metadata, Subscriber};
+use tracing_core::span::Current;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry};
@@ -421,63 +422,134 @@ async fn every_event_about_a_panic_has_the_name() {
     assert_eq!(names, ["words"; 5]);
 }
 
-/// Panics when the span is entered for the time with that number.
-struct Jumpy(AtomicUsize);
+/// A subscriber, one of whose methods panics when it is called for the time with
+/// that number.
+#[derive(Clone)]
+struct Jumpy {
+    method: &'static str,
+    calls: Arc<AtomicUsize>,
+    caller: Arc<Mutex<Option<&'static Metadata<'static>>>>,
+}
+
+const METHODS: [&str; 9] = [
+    "enabled",
+    "new_span",
+    "follows_from",
+    "event",
+    "enter",
+    "exit",
+    "clone",
+    "close",
+    "current",
+];
+
+impl Jumpy {
+    fn called(&self, method: &str) {
+        if method == self.method && self.calls.load(Ordering::SeqCst) > 0 {
+            let left = self.calls.fetch_sub(1, Ordering::SeqCst);
+            assert_ne!(left, 1, "not this time: {method}");
+        }
+    }
+}
 
 impl Subscriber for Jumpy {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
+    }
+
     fn enabled(&self, _: &Metadata<'_>) -> bool {
+        self.called("enabled");
         true
     }
 
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        lock(&self.caller).get_or_insert(span.metadata());
+        self.called("new_span");
         Id::from_u64(1)
     }
 
     fn record(&self, _: &Id, _: &Record<'_>) {}
 
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {
+        self.called("follows_from");
+    }
 
-    fn event(&self, _: &Event<'_>) {}
+    fn event(&self, _: &Event<'_>) {
+        self.called("event");
+    }
 
     fn enter(&self, _: &Id) {
-        let turn = self.0.fetch_sub(1, Ordering::SeqCst);
-        assert_ne!(turn, 0, "not this time");
+        self.called("enter");
     }
 
-    fn exit(&self, _: &Id) {}
-}
+    fn exit(&self, _: &Id) {
+        self.called("exit");
+    }
 
-/// It took the task with it that calls the processor, and no later batch was ever
-/// processed.
-#[tokio::test(start_paused = true)]
-async fn a_subscriber_that_panics_fails_one_batch_alone() {
-    // In the call of the processor, in the first poll of its future, when that is
-    // dropped, and in the next batch; and which of three batches that fails.
-    let first = [true, false, false];
-    let turns = [first, first, [false; 3], [false, true, false]];
-    for (turn, fails) in turns.into_iter().enumerate() {
-        let _guard = tracing::subscriber::set_default(Jumpy(AtomicUsize::new(turn)));
-        let batcher = run(MicroBatch::builder(Gate::open()).max_batch_size(1));
-        let answers = answers(submit(&batcher, 0..3)).await;
-        assert!(answers.iter().map(Result::is_err).eq(fails), "{answers:?}");
-        soon(batcher.shutdown()).await.expect("drains");
-        assert_balanced(batcher.stats());
+    fn clone_span(&self, id: &Id) -> Id {
+        self.called("clone");
+        id.clone()
+    }
+
+    fn try_close(&self, _: Id) -> bool {
+        self.called("close");
+        true
+    }
+
+    fn current_span(&self) -> Current {
+        self.called("current");
+        match *lock(&self.caller) {
+            Some(metadata) => Current::new(Id::from_u64(1), metadata),
+            None => Current::none(),
+        }
     }
 }
 
+/// One that panicked once in `new_span` ended the loop: three of three jobs were
+/// abandoned, and two gauges were stuck. Others took the task with them that calls
+/// the processor, so that no later batch was processed. Whatever it does, and
+/// whenever, nothing but what it was told is lost.
 #[tokio::test(start_paused = true)]
-async fn a_task_that_ends_of_it_leaves_the_batch_that_waits_to_another() {
-    // In the call, in both polls, and when the future is dropped.
-    let _guard = tracing::subscriber::set_default(Jumpy(AtomicUsize::new(3)));
-    let gate = Gate::closed();
-    let batcher = MicroBatch::builder(gate.clone()).max_batch_size(1);
-    let batcher = run(batcher.max_in_flight(2));
-    let mut handles = submit(&batcher, 0..1);
-    settle().await;
-    // The second is handed over just before the first ends.
-    handles.extend(submit(&batcher, 1..2));
-    gate.pass(1);
-    settle().await;
-    gate.pass(1);
-    assert_eq!(results(handles).await, [0, 1]);
+async fn a_subscriber_that_panics_costs_no_job() {
+    for method in METHODS {
+        let mut turn = 0;
+        loop {
+            turn += 1;
+            let calls = Arc::new(AtomicUsize::new(0));
+            let subscriber = Jumpy {
+                method,
+                calls: Arc::clone(&calls),
+                caller: Arc::default(),
+            };
+            let _guard = tracing::subscriber::set_default(subscriber);
+            let batcher = MicroBatch::builder(|jobs: Vec<u32>| async move {
+                match jobs.contains(&7) {
+                    true => Err("seven"),
+                    false => Ok(jobs),
+                }
+            });
+            let batcher = run(batcher.max_batch_size(2).max_in_flight(2));
+            let span = tracing::info_span!("caller");
+            let entered = span.enter();
+            calls.store(turn, Ordering::SeqCst);
+            let handles = submit(&batcher, 0..10);
+            let answers = answers(handles).await;
+            soon(batcher.shutdown()).await.expect("drains");
+            let went_off = calls.swap(0, Ordering::SeqCst) == 0;
+            drop(entered);
+            let failed = answers.iter().map(Result::is_err);
+            let context = format!("{method}, call {turn}: {answers:?}");
+            assert!(
+                failed.eq((0..10).map(|job| job == 6 || job == 7)),
+                "{context}"
+            );
+            let stats = batcher.stats();
+            assert_eq!((stats.completed, stats.failed), (8, 2), "{context}");
+            assert_balanced(stats);
+            if !went_off {
+                break;
+            }
+        }
+        assert!(turn > 1, "{method} is never called");
+    }
 }

@@ -1,9 +1,12 @@
 //! Room in the queue.
 
+use std::time::Duration;
+
 use microbatch::{JobError, MicroBatch, TrySubmitError};
+use tokio::time::Instant;
 
 use super::crowded;
-use crate::support::{Gate, idle, poll_once, results, run, settle, soon, submit};
+use crate::support::{Gate, assert_balanced, idle, results, run, secs, settle, soon, submit};
 
 #[tokio::test(start_paused = true)]
 async fn submit_accepts_at_once_while_there_is_room() {
@@ -54,32 +57,64 @@ async fn what_the_loop_has_taken_up_takes_no_room() {
     results(handles).await;
 }
 
+/// Beyond the queue a job stood in line only once its handle was polled. So a
+/// thousand handles awaited one after the other went one an interval: 901 s.
 #[tokio::test(start_paused = true)]
-async fn an_unawaited_handle_is_not_accepted() {
-    let gate = Gate::closed();
-    let (batcher, handles) = crowded(&gate).await;
-    let unawaited = batcher.submit(99);
-    assert_eq!(batcher.stats().waiting, 0, "not even in line");
-    gate.pass(10);
+async fn handles_awaited_one_after_the_other_make_full_batches() {
+    let gate = Gate::open();
+    let batcher = run(MicroBatch::builder(gate.clone()));
+    let start = Instant::now();
+    let answers = results(submit(&batcher, 0..999)).await;
+    assert!(answers.into_iter().eq(0..999));
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert_eq!(gate.batches().len(), 333);
+    let start = Instant::now();
+    results(submit(&batcher, 0..1000)).await;
+    assert_eq!(gate.batches().len(), 333 + 334);
+    assert_eq!(start.elapsed(), secs(1), "the last one has no company");
+}
+
+/// They were processed in the order in which they were polled.
+#[tokio::test(start_paused = true)]
+async fn jobs_are_processed_in_the_order_submitted_however_they_are_awaited() {
+    let gate = Gate::open();
+    let batcher = run(MicroBatch::builder(gate.clone()).queue_capacity(7));
+    let mut handles = submit(&batcher, 0..100);
+    handles.reverse();
     results(handles).await;
-    settle().await;
-    assert!(!unawaited.is_finished());
-    assert_eq!(batcher.stats().accepted, 3, "though there is room by now");
-    drop(unawaited);
-    soon(batcher.shutdown()).await.expect("drains");
-    assert_eq!(gate.batches(), [[0], [1], [2]]);
+    assert!(gate.batches().into_iter().flatten().eq(0..100));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handle_awaited_late_is_accepted_late() {
+async fn a_handle_that_nobody_polls_stands_in_line() {
     let gate = Gate::closed();
-    let (batcher, mut handles) = crowded(&gate).await;
-    let late = batcher.submit(3);
+    let (batcher, handles) = crowded(&gate).await;
+    let unawaited = batcher.submit(99);
+    assert!(!unawaited.is_finished());
+    assert_eq!(batcher.stats().waiting, 1);
     gate.pass(10);
-    handles.push(batcher.submit(4));
     results(handles).await;
-    assert_eq!(soon(late).await.expect("succeeds"), 3);
-    assert_eq!(gate.batches(), [[0], [1], [2], [4], [3]]);
+    settle().await;
+    assert!(unawaited.is_finished());
+    assert_eq!(gate.batches(), [[0], [1], [2], [99]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_a_handle_in_line_withdraws_its_job() {
+    let gate = Gate::closed();
+    let (batcher, handles) = crowded(&gate).await;
+    let mut line = submit(&batcher, 10..110);
+    for at in (0..100).rev().filter(|at| at % 10 != 0) {
+        drop(line.remove(at));
+    }
+    let stats = batcher.stats();
+    assert_eq!((stats.waiting, stats.withdrawn_waiting), (10, 90));
+    gate.pass(20);
+    results(handles).await;
+    results(line).await;
+    let processed = gate.batches().into_iter().flatten();
+    assert!(processed.skip(3).eq((10..110).step_by(10)));
+    assert_balanced(batcher.stats());
 }
 
 #[tokio::test(start_paused = true)]
@@ -93,17 +128,6 @@ async fn a_handle_awaited_after_the_end_was_never_accepted() {
     let accepted = soon(asked.accepted()).await;
     assert!(matches!(accepted, Err(JobError::Closed)));
     assert!(matches!(soon(asked).await, Err(JobError::Closed)));
-}
-
-#[tokio::test(start_paused = true)]
-async fn asking_whether_it_is_finished_puts_nobody_in_line() {
-    let gate = Gate::closed();
-    let (batcher, _handles) = crowded(&gate).await;
-    let mut handle = batcher.submit(3);
-    assert!(!handle.is_finished());
-    assert_eq!(batcher.stats().waiting, 0);
-    assert!(poll_once(&mut handle).is_pending());
-    assert_eq!(batcher.stats().waiting, 1);
 }
 
 #[tokio::test(start_paused = true)]

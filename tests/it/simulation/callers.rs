@@ -35,22 +35,12 @@ impl Held {
         }
     }
 
-    fn enter(&self) {
-        self.world.with_job(self.id, |job, now| {
-            job.entered.get_or_insert(now);
-            if job.place == Place::Outside {
-                job.place = Place::InLine;
-            }
-        });
-    }
-
     /// Waits for room.
     async fn accepted(&mut self) -> bool {
         poll_fn(|cx| self.poll_accepted(cx)).await
     }
 
     fn poll_accepted(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        self.enter();
         let Some(handle) = &mut self.handle else {
             return Poll::Ready(false);
         };
@@ -87,13 +77,11 @@ impl Held {
         let Some(handle) = self.handle.take() else {
             return;
         };
-        let place = self.world.seen().jobs[self.id].place;
-        if place != Place::Outside && !handle.is_finished() {
+        if !handle.is_finished() {
             return self
                 .world
                 .blame(format!("job {}: all is over, and no answer", self.id));
         }
-        self.enter();
         let result = handle.blocking_wait();
         self.resolve(result);
     }
@@ -103,7 +91,6 @@ impl Future for Held {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.enter();
         let id = self.id;
         let Some(handle) = &mut self.handle else {
             return Poll::Ready(());
@@ -129,7 +116,7 @@ impl Drop for Held {
         if self.handle.is_none() {
             return;
         }
-        // Only a place in line can be asked about without taking one.
+        // It may have been accepted since it was asked about last.
         if self.world.seen().jobs[self.id].place == Place::InLine {
             let _ = self.poll_accepted(&mut Context::from_waker(Waker::noop()));
         }
@@ -280,11 +267,14 @@ impl Drop for Sending {
         let ids = self.ids.lock().expect("no panic").clone();
         let Some(&last) = ids.last() else { return };
         let was_there = !self.world.seen().jobs[last].dropped;
+        let cancels = self.world.scenario.options.cancel_on_drop;
         self.all = None;
         for id in ids {
             self.world.with_job(id, |job, now| {
                 job.handle = Handle::Dropped(now);
                 job.place = match job.place {
+                    // Its job went with its handle, in line or not.
+                    Place::InLine if cancels && job.dropped => Place::Unclear,
                     // Only a job that waits for room goes with its handle.
                     Place::InLine if id == last && was_there && job.dropped => Place::Refused,
                     Place::InLine if id == last && was_there => {

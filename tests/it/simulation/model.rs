@@ -456,6 +456,7 @@ impl Model<'_> {
             && stats.failed == sizes(false)
             && stats.withdrawn <= unwanted
             && (stats.withdrawn == 0 || self.scenario.options.cancel_on_drop)
+            && stats.withdrawn_waiting <= count(Place::InLine) + count(Place::Refused) + unclear
             && stats.abandoned >= lost
             && (!clean || denies || stats.abandoned == lost)
             && stats.batches >= seen.batches.len() as u64
@@ -523,11 +524,10 @@ impl Model<'_> {
                 if !free {
                     continue;
                 }
-                wait.waited += to - from;
-                if options
+                let due = options
                     .interval
-                    .is_some_and(|interval| wait.waited > interval + LATE)
-                {
+                    .map(|interval| wait.from.ms.max(began.ms).saturating_add(interval));
+                if due.is_some_and(|due| to > due.max(from) + LATE) {
                     wrong = Some("has waited for longer than the interval");
                 }
                 let asked = (seen.flushes.iter())
@@ -678,8 +678,6 @@ struct Wait {
     from: Moment,
     until: u64,
     weight: usize,
-    /// While there was a free slot.
-    waited: u64,
     /// It has certainly been taken up, and for how long.
     taken_up: bool,
     pending: u64,
@@ -692,7 +690,6 @@ impl Wait {
             from: accepted,
             until: batch.map_or(u64::MAX, |batch| batch.began.ms),
             weight: job.plan.weight,
-            waited: 0,
             taken_up: false,
             pending: 0,
         }

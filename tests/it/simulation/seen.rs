@@ -64,7 +64,7 @@ pub(crate) enum Way {
 /// How far a job has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Not polled since it found no room.
+    /// Not submitted yet.
     Outside,
     InLine,
     Accepted,

@@ -27,7 +27,6 @@ const ALL: &[&str] = &[
     "batch: well",
     "batch: wrong count",
     "dropped: after its batch",
-    "dropped: before it was polled",
     "dropped: for ever in line",
     "dropped: in flight",
     "dropped: pending",
@@ -132,8 +131,7 @@ fn job_sight(seen: &Seen, job: &JobSeen) -> &'static str {
             _ => "never answered",
         },
         Handle::Dropped(at) => match (job.place, batch) {
-            (Place::Outside, _) => "dropped: before it was polled",
-            (Place::InLine | Place::Refused, _) => "dropped: for ever in line",
+            (Place::Outside | Place::InLine | Place::Refused, _) => "dropped: for ever in line",
             (Place::Unclear, _) => "dropped: perhaps accepted",
             (Place::Accepted, Some(batch)) if batch.began > *at => "dropped: pending",
             (Place::Accepted, Some(batch)) if batch.ended.is_none_or(|(ended, _)| ended > *at) => {

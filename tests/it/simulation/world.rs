@@ -368,6 +368,11 @@ impl Door {
             .with_job(id, |job, now| match (accepted, refused) {
                 (1, false) => job.accepted_by(now),
                 (0, true) => job.place = Place::Refused,
+                // In line from now on, polled or not.
+                (0, false) => {
+                    job.entered = Some(now);
+                    job.place = Place::InLine;
+                }
                 _ => {}
             });
         match (accepted, refused) {
