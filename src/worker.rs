@@ -269,12 +269,12 @@ where
         if self.given_up == 0 || self.given_up < self.pending.len() {
             return;
         }
-        self.given_up = 0;
         let held = self.guarded(|worker| worker.storage.get_mut().take(usize::MAX, usize::MAX));
         let (given_up, mut wanted): (Vec<_>, Vec<_>) = held
             .unwrap_or_default()
             .into_iter()
             .partition(PendingJob::is_given_up);
+        self.given_up = self.given_up.saturating_sub(given_up.len());
         if self.policy.chooses {
             wanted.sort_by_key(PendingJob::accepted);
         }

@@ -579,7 +579,9 @@ impl Model<'_> {
         let interval = self.scenario.options.interval.unwrap_or(u64::MAX - LATE);
         // One that drops what it has held has younger jobs than it was seen to hold.
         let storage = self.scenario.options.storage;
-        if matches!(storage, Storage::Denies | Storage::Forgets(_)) {
+        // One that holds only what was given up has nothing to give.
+        let cancels = self.scenario.options.cancel_on_drop;
+        if cancels || matches!(storage, Storage::Denies | Storage::Forgets(_)) {
             return;
         }
         let end = Moment {
