@@ -9,19 +9,18 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::mem::{self, ManuallyDrop};
-use std::pin::{Pin, pin};
+use std::mem;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use tokio::sync::oneshot;
-use tokio::task::coop;
 use tokio::time::Instant;
 use tracing::Span;
 use tracing::level_filters::LevelFilter;
 
 use crate::error::JobError;
+use crate::oneshot;
 use crate::panics::{discard, guard};
 
 type Answer<R> = Result<R, JobError>;
@@ -41,13 +40,10 @@ impl<R> Reply<R> {
         (Self(Some(reply)), receipt)
     }
 
-    pub(crate) fn send(self, answer: Answer<R>) {
-        // Once the sender is out there is nothing left to drop, and to say so
-        // saves looking on every job.
-        let mut owed = ManuallyDrop::new(self);
-        if let Some(sender) = owed.0.take() {
-            // A caller that has gone does not want to know.
-            let _ = sender.send(answer);
+    #[inline]
+    pub(crate) fn send(mut self, answer: Answer<R>) {
+        if let Some(sender) = self.0.take() {
+            sender.send(answer);
         }
     }
 
@@ -61,7 +57,7 @@ impl<R> Drop for Reply<R> {
     fn drop(&mut self) {
         if let Some(sender) = self.0.take() {
             // Sending wakes the caller's task by code of its own.
-            let _ = guard(|| sender.send(Err(JobError::Abandoned)).is_ok());
+            let _ = guard(|| sender.send(Err(JobError::Abandoned)));
         }
     }
 }
@@ -541,7 +537,7 @@ impl<R> JobHandle<R> {
     /// Returns whether the handle would resolve at once.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.reply.is_terminated() || !self.reply.is_empty()
+        self.reply.is_ready()
     }
 
     /// Blocks the current thread until the result is there: for threads outside
@@ -590,20 +586,16 @@ fn note_answer(tie: &mut Option<Tie>) {
 impl<R> Future for JobHandle<R> {
     type Output = Result<R, JobError>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // Without Tokio's budget for the task: a handle that is put off though
-        // its answer is there is polled again, with all others that the task
-        // collects, for every 128 results.
-        let answer = match self.reply.try_recv() {
-            Err(oneshot::error::TryRecvError::Empty) => {
-                ready!(pin!(coop::unconstrained(&mut self.reply)).poll(cx)).ok()
-            }
-            Ok(answer) => Some(answer),
-            Err(oneshot::error::TryRecvError::Closed) => None,
-        };
+        // A reply is always sent, so only one that was taken is missing.
+        assert!(
+            !self.reply.is_terminated(),
+            "a `JobHandle` was polled after it had resolved"
+        );
+        let answer = ready!(Pin::new(&mut self.reply).poll(cx));
         note_answer(&mut self.tie);
-        // A reply is always sent, so there was an answer, and it was taken.
-        Poll::Ready(answer.expect("a `JobHandle` was polled after it had resolved"))
+        Poll::Ready(answer)
     }
 }
 

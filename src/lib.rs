@@ -11,6 +11,7 @@ mod intake;
 mod job;
 mod keyed;
 mod micro_batch;
+mod oneshot;
 mod panics;
 mod pending;
 mod processor;

@@ -20,8 +20,10 @@ mod sources {
     pub mod error;
     pub mod intake;
     pub mod job;
+    pub mod oneshot;
     pub mod panics;
     pub mod pending;
+    pub mod recent;
     pub mod report;
 }
 
@@ -30,7 +32,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Instant;
 
-use sources::{error, intake, job, panics, pending, report};
+use sources::{error, intake, job, oneshot, panics, pending, recent, report};
 use stateright::{Checker, Expectation, Model};
 
 use model::{Loop, Sights};
