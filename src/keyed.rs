@@ -170,7 +170,8 @@ where
     /// Submits a job, and returns a handle that resolves to its result.
     ///
     /// It is as [`MicroBatch::submit`], with a queue for each key: a full one
-    /// holds up this key alone.
+    /// holds up this key alone. Where the hash or the comparison of the key
+    /// panics, the handle resolves as [`JobError::Panicked`].
     ///
     /// May be called from anywhere, also outside the runtime.
     pub fn submit(&self, key: K, job: J) -> JobHandle<R> {
@@ -226,7 +227,8 @@ where
     }
 
     /// Flushes everything accepted so far, of all keys, without waiting for
-    /// size or interval, and waits until it is processed.
+    /// size or interval, and waits until it is processed and its handles have
+    /// their results.
     ///
     /// The request is made when the future is first polled. A processor that
     /// awaits this waits for itself.

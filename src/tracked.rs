@@ -37,7 +37,7 @@ use board::{Board, Slot, finish};
 /// [number](TrackedBuilder::retain_jobs) or by
 /// [age](TrackedBuilder::retain_for). That is memory: a result is kept beside
 /// the one that the handle gives, so `R` is `Clone`, and an `Arc` where it is
-/// large.
+/// large. Where the clone panics, [`JobError::Panicked`] is kept instead.
 ///
 /// An id stands for one job for as long as it is known, as an idempotency key
 /// does; see [`submit`](Self::submit).
@@ -166,6 +166,9 @@ where
     /// retained, this job is dropped instead, whatever it is, and the handle
     /// resolves to that result. That goes for errors, too:
     /// [`forget`](Self::forget) the id to try again.
+    ///
+    /// Where the hash or the comparison of the id panics, the job is dropped and
+    /// the handle resolves as [`JobError::Panicked`].
     ///
     /// Otherwise it is as [`MicroBatch::submit`]. A job that is refused at once
     /// leaves no trace. Dropping the handle changes nothing, unless that
