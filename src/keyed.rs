@@ -9,6 +9,7 @@ mod hub;
 use std::error::Error;
 use std::fmt;
 use std::hash::Hash;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -16,8 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::builder::MicroBatchBuilder;
 use crate::error::{BuildError, JobError, ShutdownTimeout, TrySubmitError};
+use crate::in_order::InOrder;
 use crate::job::JobHandle;
 use crate::micro_batch::MicroBatch;
+use crate::panics::{Call, Shielded, discard, guard};
 use crate::processor::BatchProcessor;
 use crate::storage::BatchStorage;
 
@@ -167,13 +170,17 @@ where
     /// Submits a job, and returns a handle that resolves to its result.
     ///
     /// It is as [`MicroBatch::submit`], with a queue for each key: a full one
-    /// holds up this key alone.
+    /// holds up this key alone. Where the hash or the comparison of the key
+    /// panics, the handle resolves as [`JobError::Panicked`].
     ///
     /// May be called from anywhere, also outside the runtime.
     pub fn submit(&self, key: K, job: J) -> JobHandle<R> {
         match self.owner.0.enter(key) {
-            Ok((micro_batch, ticket)) => micro_batch.submit(KeyedJob { job, ticket }),
-            Err(error) => JobHandle::refused(error),
+            Ok((micro_batch, ticket)) => micro_batch.submit(KeyedJob::new(job, ticket)),
+            Err(error) => {
+                discard([job], None);
+                JobHandle::refused(error)
+            }
         }
     }
 
@@ -205,19 +212,23 @@ where
         let (micro_batch, ticket) = match self.owner.0.enter(key) {
             Ok(entered) => entered,
             Err(JobError::Closed) => return Err(TrySubmitError::Closed(job)),
-            Err(error) => return Ok(JobHandle::refused(error)),
+            Err(error) => {
+                discard([job], None);
+                return Ok(JobHandle::refused(error));
+            }
         };
         micro_batch
-            .try_submit(KeyedJob { job, ticket })
+            .try_submit(KeyedJob::new(job, ticket))
             .map_err(|refused| match refused {
-                TrySubmitError::Full(entry) => TrySubmitError::Full(entry.job),
-                TrySubmitError::Closed(entry) => TrySubmitError::Closed(entry.job),
-                TrySubmitError::TooHeavy(entry) => TrySubmitError::TooHeavy(entry.job),
+                TrySubmitError::Full(entry) => TrySubmitError::Full(entry.into_job()),
+                TrySubmitError::Closed(entry) => TrySubmitError::Closed(entry.into_job()),
+                TrySubmitError::TooHeavy(entry) => TrySubmitError::TooHeavy(entry.into_job()),
             })
     }
 
     /// Flushes everything accepted so far, of all keys, without waiting for
-    /// size or interval, and waits until it is processed.
+    /// size or interval, and waits until it is processed and its handles have
+    /// their results.
     ///
     /// The request is made when the future is first polled. A processor that
     /// awaits this waits for itself.
@@ -363,8 +374,8 @@ where
     /// 10; zero is refused.
     ///
     /// A batch waits for its turn after it was cut, first come first served.
-    /// Each key has at most its own `max_in_flight` of batches there, so it gets
-    /// its share and leaves the others theirs. A processor that awaits a job of
+    /// Each key has one batch there at a time, its first, so it gets its share
+    /// and leaves the others theirs. A processor that awaits a job of
     /// the same [`Keyed`] keeps its turn meanwhile.
     pub fn max_in_flight_overall(mut self, batches: usize) -> Self {
         self.max_in_flight_overall = batches;
@@ -394,11 +405,16 @@ where
     fn factory(self) -> Factory<K, J, R> {
         let turns = self.max_in_flight_overall.min(Semaphore::MAX_PERMITS);
         let shared = Arc::new(Shared {
-            processor: self.processor,
+            processor: Shielded::new(self.processor),
             turns: Semaphore::new(turns),
         });
-        let make = self.make;
-        Box::new(move || make(MicroBatch::builder(PerKey(Arc::clone(&shared)))))
+        let make = Shielded::new(self.make);
+        Box::new(move || {
+            make(MicroBatch::builder(PerKey {
+                shared: Arc::clone(&shared),
+                order: InOrder::new(),
+            }))
+        })
     }
 }
 
@@ -413,12 +429,22 @@ impl<K, J, R, P> fmt::Debug for KeyedBuilder<K, J, R, P> {
 /// A job with its key, as the micro-batcher of one key of a [`Keyed`], its
 /// weight function and its storage see it.
 pub struct KeyedJob<K, J> {
-    job: J,
+    /// There until it is taken.
+    job: Shielded<Option<J>>,
     /// After the job, so that a key that has gone has left no job.
     ticket: Arc<Ticket<K>>,
 }
 
 impl<K, J> KeyedJob<K, J> {
+    fn new(job: J, ticket: Arc<Ticket<K>>) -> Self {
+        let job = Shielded::new(Some(job));
+        Self { job, ticket }
+    }
+
+    fn into_job(mut self) -> J {
+        self.job.get_mut().take().expect("it is taken once")
+    }
+
     /// Returns the key that the job was submitted under.
     pub fn key(&self) -> &K {
         self.ticket.key()
@@ -426,7 +452,7 @@ impl<K, J> KeyedJob<K, J> {
 
     /// Returns the job.
     pub fn job(&self) -> &J {
-        &self.job
+        self.job.as_ref().expect("it is taken with the entry")
     }
 }
 
@@ -434,16 +460,20 @@ impl<K: fmt::Debug, J: fmt::Debug> fmt::Debug for KeyedJob<K, J> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyedJob")
             .field("key", self.key())
-            .field("job", &self.job)
+            .field("job", self.job())
             .finish()
     }
 }
 
 /// The processor of a [`Keyed`], as the micro-batcher of one key sees it.
-pub struct PerKey<P>(Arc<Shared<P>>);
+pub struct PerKey<P> {
+    shared: Arc<Shared<P>>,
+    /// The order of this key's batches.
+    order: InOrder,
+}
 
 struct Shared<P> {
-    processor: P,
+    processor: Shielded<P>,
     /// Who may process. It is fair, so those who wait take turns.
     turns: Semaphore,
 }
@@ -456,14 +486,33 @@ where
 {
     type Error = P::Error;
 
-    async fn process(&self, entries: Vec<KeyedJob<K, J>>) -> Result<Vec<R>, P::Error> {
-        // Held to the end, and dropped after the turn: the next batch of the
-        // key, if it is of another micro-batcher, comes after this one.
+    fn process(
+        &self,
+        entries: Vec<KeyedJob<K, J>>,
+    ) -> impl Future<Output = Result<Vec<R>, P::Error>> + Send {
         let ticket = Arc::clone(&entries[0].ticket);
-        let jobs = entries.into_iter().map(|entry| entry.job).collect();
-        // The semaphore is never closed, so this is a turn.
-        let _turn = self.0.turns.acquire().await;
-        self.0.processor.process(ticket.key().clone(), jobs).await
+        let order = self.order.enter();
+        async move {
+            // Held to the end, and dropped after the turn: the next batch of the
+            // key, if it is of another micro-batcher, comes after this one.
+            let ticket = ticket;
+            // One batch of a key at a time stands among those who wait for a
+            // turn, the first.
+            let first = order.await;
+            // The semaphore is never closed, so this is a turn.
+            let _turn = self.shared.turns.acquire().await;
+            let outcome = match guard(|| ticket.key().clone()) {
+                Ok(key) => {
+                    let jobs = entries.into_iter().map(KeyedJob::into_job).collect();
+                    let called = Call::new(|| self.shared.processor.process(key, jobs));
+                    drop(first);
+                    called.await
+                }
+                Err(message) => Err(message),
+            };
+            // A panic is for the micro-batcher to tell.
+            outcome.unwrap_or_else(|message| resume_unwind(Box::new(message.to_string())))
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod batch;
 mod builder;
 mod crew;
 mod error;
+mod ids;
 mod in_order;
 mod intake;
 mod job;

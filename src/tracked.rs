@@ -10,17 +10,19 @@ mod board;
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::Hash;
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 use crate::builder::MicroBatchBuilder;
 use crate::error::{BuildError, JobError, ShutdownTimeout, StartError, TrySubmitError};
 use crate::job::JobHandle;
 use crate::micro_batch::MicroBatch;
-use crate::panics::Call;
+use crate::panics::{Call, Shielded, discard, guard, trace};
 use crate::processor::BatchProcessor;
 use crate::report::Stats;
 use crate::storage::{BatchStorage, MemoryStorage};
@@ -35,7 +37,7 @@ use board::{Board, Slot, finish};
 /// [number](TrackedBuilder::retain_jobs) or by
 /// [age](TrackedBuilder::retain_for). That is memory: a result is kept beside
 /// the one that the handle gives, so `R` is `Clone`, and an `Arc` where it is
-/// large.
+/// large. Where the clone panics, [`JobError::Panicked`] is kept instead.
 ///
 /// An id stands for one job for as long as it is known, as an idempotency key
 /// does; see [`submit`](Self::submit).
@@ -165,6 +167,9 @@ where
     /// resolves to that result. That goes for errors, too:
     /// [`forget`](Self::forget) the id to try again.
     ///
+    /// Where the hash or the comparison of the id panics, the job is dropped and
+    /// the handle resolves as [`JobError::Panicked`].
+    ///
     /// Otherwise it is as [`MicroBatch::submit`]. A job that is refused at once
     /// leaves no trace. Dropping the handle changes nothing, unless that
     /// withdraws the job: where it still waits for room, or under
@@ -193,9 +198,12 @@ where
     pub fn submit(&self, id: K, job: J) -> JobHandle<R> {
         let (claim, slot) = match self.board.claim(id) {
             Ok(claimed) => claimed,
-            Err(handle) => return handle,
+            Err(handle) => {
+                discard([job], None);
+                return handle;
+            }
         };
-        let mut handle = self.micro_batch.submit(TrackedJob { slot, job });
+        let mut handle = self.micro_batch.submit(TrackedJob::new(slot, job));
         claim.settle(refusal(&mut handle));
         handle
     }
@@ -211,9 +219,12 @@ where
     pub fn try_submit(&self, id: K, job: J) -> Result<JobHandle<R>, TrySubmitError<J>> {
         let (claim, slot) = match self.board.claim(id) {
             Ok(claimed) => claimed,
-            Err(handle) => return Ok(handle),
+            Err(handle) => {
+                discard([job], None);
+                return Ok(handle);
+            }
         };
-        match self.micro_batch.try_submit(TrackedJob { slot, job }) {
+        match self.micro_batch.try_submit(TrackedJob::new(slot, job)) {
             Ok(mut handle) => {
                 claim.settle(refusal(&mut handle));
                 Ok(handle)
@@ -221,9 +232,9 @@ where
             Err(refused) => {
                 claim.settle(Some(JobError::Closed));
                 Err(match refused {
-                    TrySubmitError::Full(entry) => TrySubmitError::Full(entry.job),
-                    TrySubmitError::Closed(entry) => TrySubmitError::Closed(entry.job),
-                    TrySubmitError::TooHeavy(entry) => TrySubmitError::TooHeavy(entry.job),
+                    TrySubmitError::Full(entry) => TrySubmitError::Full(entry.into_job()),
+                    TrySubmitError::Closed(entry) => TrySubmitError::Closed(entry.into_job()),
+                    TrySubmitError::TooHeavy(entry) => TrySubmitError::TooHeavy(entry.into_job()),
                 })
             }
         }
@@ -236,9 +247,8 @@ where
     /// runs out of time: there it may follow a moment later, but before
     /// [`shutdown`](Self::shutdown) returns.
     ///
-    /// # Panics
-    ///
-    /// Where cloning the result does.
+    /// A result whose clone panics is told as [`JobError::Panicked`]. An id
+    /// whose hash or comparison panics is not known.
     #[must_use]
     pub fn status<Q>(&self, id: &Q) -> Option<JobStatus<R>>
     where
@@ -468,12 +478,26 @@ impl<K, J, R, P, S> fmt::Debug for TrackedBuilder<K, J, R, P, S> {
 ///
 /// Dropping it completes the job as [`JobError::Abandoned`].
 pub struct TrackedJob<K, J, R> {
-    /// Before the job, whose drop might panic.
     slot: Slot<K, R>,
-    job: J,
+    /// There until it is taken.
+    job: Shielded<Option<J>>,
 }
 
 impl<K, J, R> TrackedJob<K, J, R> {
+    fn new(slot: Slot<K, R>, job: J) -> Self {
+        let job = Shielded::new(Some(job));
+        Self { slot, job }
+    }
+
+    fn into_parts(mut self) -> (Slot<K, R>, J) {
+        let job = self.job.get_mut().take();
+        (self.slot, job.expect("it is taken once"))
+    }
+
+    fn into_job(self) -> J {
+        self.into_parts().1
+    }
+
     /// Returns the id that the job was submitted under.
     pub fn id(&self) -> &K {
         self.slot.id()
@@ -481,7 +505,7 @@ impl<K, J, R> TrackedJob<K, J, R> {
 
     /// Returns the job.
     pub fn job(&self) -> &J {
-        &self.job
+        self.job.as_ref().expect("it is taken with the entry")
     }
 }
 
@@ -489,7 +513,7 @@ impl<K: fmt::Debug, J: fmt::Debug, R> fmt::Debug for TrackedJob<K, J, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TrackedJob")
             .field("id", self.id())
-            .field("job", &self.job)
+            .field("job", self.job())
             .finish_non_exhaustive()
     }
 }
@@ -507,35 +531,45 @@ where
 {
     type Error = JobError;
 
-    async fn process(&self, entries: Vec<TrackedJob<K, J, R>>) -> Result<Vec<R>, JobError> {
-        let entries = entries.into_iter().map(|entry| (entry.slot, entry.job));
+    fn process(
+        &self,
+        entries: Vec<TrackedJob<K, J, R>>,
+    ) -> impl Future<Output = Result<Vec<R>, JobError>> + Send {
+        let entries = entries.into_iter().map(TrackedJob::into_parts);
         let (slots, jobs): (Vec<_>, Vec<_>) = entries.unzip();
         slots.iter().for_each(Slot::process);
-        // What the micro-batcher would make of it, only earlier: before the
-        // callers hear.
-        let outcome = Call::new(|| async {
-            let results = self.0.process(jobs).await;
-            let results = results.map_err(|error| JobError::from_processor(error.into()))?;
-            if results.len() != slots.len() {
-                return Err(JobError::ResultCount {
-                    expected: slots.len(),
-                    actual: results.len(),
-                });
+        // Now, because batches are handed to a processor in order, and their
+        // futures may be polled in any.
+        let called = Call::new(|| self.0.process(jobs));
+        async move {
+            // What the micro-batcher would make of it, only earlier: before the
+            // callers hear.
+            let outcome = match called.await {
+                Ok(Ok(results)) if results.len() == slots.len() => Ok(results),
+                Ok(Ok(results)) => {
+                    let (expected, actual) = (slots.len(), results.len());
+                    discard(results, None);
+                    Err(JobError::ResultCount { expected, actual })
+                }
+                // An error that panics when it is boxed is a panic as well.
+                Ok(Err(error)) => Err(guard(|| JobError::from_processor(error.into()))
+                    .unwrap_or_else(JobError::Panicked)),
+                Err(message) => Err(JobError::Panicked(message)),
+            };
+            match &outcome {
+                // Where one cannot be kept, its own caller still gets it.
+                Ok(results) => finish(slots, results.iter().map(keep)),
+                Err(error) => finish(slots, iter::repeat_with(|| Err(error.clone()))),
             }
-            // Cloning is code of the user's, too.
-            Ok((results.clone(), results))
-        });
-        let outcome = outcome.await;
-        let outcome = outcome.unwrap_or_else(|message| Err(JobError::Panicked(message)));
-        match outcome {
-            Ok((kept, results)) => {
-                finish(slots, kept.into_iter().map(Ok));
-                Ok(results)
-            }
-            Err(error) => {
-                finish(slots, std::iter::repeat_with(|| Err(error.clone())));
-                Err(error)
-            }
+            outcome
         }
     }
+}
+
+/// Returns the copy of a result that is retained.
+fn keep<R: Clone>(result: &R) -> Result<R, JobError> {
+    guard(|| result.clone()).map_err(|error| {
+        trace(|| error!(%error, "the clone of a result panicked"));
+        JobError::Panicked(error)
+    })
 }

@@ -11,32 +11,37 @@
 //!   else can put it there or take it up again.
 //! - A claim is invisible until the job is accepted, or waits for room, so a
 //!   refusal leaves no trace.
-//! - No code of the user's but that of ids runs under the lock.
+//! - No code of the user's but the comparison of ids runs under the lock.
+//! - Nothing here panics, whatever the code of ids, results and wakers does: it
+//!   runs in drops.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{Hash, RandomState};
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use tracing::error;
 
 use super::JobStatus;
 use crate::error::JobError;
+use crate::ids::{ByValue, Hashes, Id, IdMap, Needle, shrink};
 use crate::job::{JobHandle, Reply};
-use crate::panics::guard;
+use crate::panics::{Shielded, discard, guard, trace};
 
 /// A hundred years. The cache refuses an age of a thousand; nobody will miss the
 /// rest.
 const FOR_EVER: Duration = Duration::from_secs(3_153_600_000);
 
 pub(super) struct Board<K, R> {
-    live: Mutex<HashMap<K, Live<K, R>>>,
-    finished: Cache<K, Outcome<R>>,
+    hasher: RandomState,
+    live: Mutex<IdMap<K, Live<K, R>>>,
+    finished: Cache<ByValue<K>, Outcome<R>, Hashes>,
 }
 
-type Outcome<R> = Arc<Result<R, JobError>>;
+type Outcome<R> = Arc<Shielded<Result<R, JobError>>>;
 
 struct Live<K, R> {
     record: Arc<Record<K>>,
@@ -60,45 +65,59 @@ where
             cache
         };
         Arc::new(Self {
+            hasher: RandomState::new(),
             live: Mutex::default(),
-            finished: cache.build(),
+            finished: cache.build_with_hasher(Hashes::default()),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, Live<K, R>>> {
+    fn lock(&self) -> MutexGuard<'_, IdMap<K, Live<K, R>>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Claims an id for a job of the caller's, or joins those who wait for it.
     pub(super) fn claim(self: &Arc<Self>, id: K) -> Result<Claimed<'_, K, R>, JobHandle<R>> {
-        let key = id.clone();
+        let refused = |message| JobHandle::refused(JobError::Panicked(message));
+        let id = Id::new(&self.hasher, Shielded::new(id)).map_err(refused)?;
         let record = Arc::new(Record {
-            id,
+            id: id.clone(),
             stage: Mutex::new(Stage::Claimed),
         });
         let live = Live {
             record: Arc::clone(&record),
             others: Vec::new(),
         };
+        let needle = record.id.needle();
         let mut all = self.lock();
-        if let Some(found) = all.get_mut(&key) {
-            let handle = found.join();
+        if let Some(found) = all.get_mut(needle.probe()) {
+            let (handle, gone) = found.join();
             drop(all);
+            // Only now: with a reply goes the waker of who waited for it.
+            discard(gone, None);
             return Err(handle);
         }
-        all.insert(key, live);
+        if let Some(message) = needle.panicked() {
+            drop(all);
+            return Err(refused(message));
+        }
+        all.insert(id, live);
         drop(all);
         let claim = Claim {
             board: self,
             record: Arc::clone(&record),
             settled: false,
         };
-        if let Some(outcome) = self.finished.get(&record.id) {
+        if let Some(outcome) = self.finished.get(needle.probe()) {
             let (reply, receipt) = Reply::new();
             answer(reply, &outcome);
             claim.release(&outcome);
             return Err(receipt.accepted());
         }
+        if let Some(message) = needle.panicked() {
+            claim.release(&Err(JobError::Panicked(Arc::clone(&message))));
+            return Err(refused(message));
+        }
+        drop(needle);
         let slot = Slot {
             record,
             ledger: Arc::clone(self) as Arc<dyn Ledger<K, R>>,
@@ -108,9 +127,9 @@ where
     }
 
     /// Gives up a claim, and answers those who joined it.
-    fn release(&self, id: &K, outcome: &Result<R, JobError>) {
-        let live = self.lock().remove_entry(id);
-        for reply in live.into_iter().flat_map(|(_, live)| live.others) {
+    fn release(&self, id: &Id<K>, outcome: &Result<R, JobError>) {
+        let left = self.lock().remove_entry(id);
+        for reply in left.into_iter().flat_map(|(_, live)| live.others) {
             answer(reply, outcome);
         }
     }
@@ -120,13 +139,14 @@ where
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        match self.stage(id) {
+        let needle = Needle::new(&self.hasher, id)?;
+        match self.stage(&needle) {
             Some(Stage::Submitted) => Some(JobStatus::Submitted),
             Some(Stage::Processing) => Some(JobStatus::Processing),
             // Of a claim there is nothing to tell, but of the job before it.
             _ => {
-                let outcome = self.finished.get(id)?;
-                Some(JobStatus::Completed((*outcome).clone()))
+                let outcome = self.finished.get(needle.probe())?;
+                Some(JobStatus::Completed(copy(&outcome)))
             }
         }
     }
@@ -137,19 +157,22 @@ where
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
+        let Some(needle) = Needle::new(&self.hasher, id) else {
+            return false;
+        };
         // `remove` would find an entry that is too old to be found.
-        let found = self.finished.contains_key(id);
-        self.finished.invalidate(id);
+        let found = self.finished.contains_key(needle.probe());
+        self.finished.invalidate(needle.probe());
         found
     }
 
-    fn stage<Q>(&self, id: &Q) -> Option<Stage>
+    fn stage<Q>(&self, needle: &Needle<'_, Q>) -> Option<Stage>
     where
         K: Borrow<Q>,
-        Q: Eq + Hash + ?Sized,
+        Q: Eq + ?Sized,
     {
         let all = self.lock();
-        Some(*all.get(id)?.record.stage())
+        Some(*all.get(needle.probe())?.record.stage())
     }
 }
 
@@ -161,17 +184,14 @@ where
     fn finish(&self, finished: Vec<(Arc<Record<K>>, Outcome<R>)>) {
         for (record, outcome) in &finished {
             let outcome = Arc::clone(outcome);
-            self.finished.insert(record.id.clone(), outcome);
+            self.finished.insert(ByValue(record.id.clone()), outcome);
         }
         // Only now, so that whoever does not find a job here finds it there.
         let mut all = self.lock();
         let records = finished.iter().map(|(record, _)| record);
         let left: Vec<_> = records.map(|record| all.remove_entry(&record.id)).collect();
         // Of a flood of jobs no memory is left.
-        if all.capacity() > 64 && all.len() < all.capacity() / 4 {
-            let len = all.len();
-            all.shrink_to(len * 2);
-        }
+        shrink(&mut all);
         drop(all);
         // The cache puts its housekeeping off, and holds too much until then.
         self.finished.run_pending_tasks();
@@ -193,7 +213,8 @@ pub(super) fn finish<K, R>(
     };
     let ledger = Arc::clone(&first.ledger);
     let records = slots.into_iter().map(Slot::resolve);
-    ledger.finish(records.zip(outcomes.map(Arc::new)).collect());
+    let outcomes = outcomes.map(|outcome| Arc::new(Shielded::new(outcome)));
+    ledger.finish(records.zip(outcomes).collect());
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,7 +230,7 @@ enum Stage {
 
 /// What a claim, a job's slot and the board have in common.
 struct Record<K> {
-    id: K,
+    id: Id<K>,
     stage: Mutex<Stage>,
 }
 
@@ -261,9 +282,8 @@ where
         }
         self.settled = true;
         if self.record.leave_claim(Stage::Submitted) == Err(Stage::Dropped) {
-            let abandoned = Arc::new(Err(JobError::Abandoned));
             self.board
-                .finish(vec![(Arc::clone(&self.record), abandoned)]);
+                .finish(vec![(Arc::clone(&self.record), abandoned())]);
         }
     }
 }
@@ -292,7 +312,7 @@ pub(super) struct Slot<K, R> {
 
 impl<K, R> Slot<K, R> {
     pub(super) fn id(&self) -> &K {
-        &self.record.id
+        self.record.id.key()
     }
 
     /// The processor has the job in hand.
@@ -309,9 +329,8 @@ impl<K, R> Slot<K, R> {
 impl<K, R> Drop for Slot<K, R> {
     fn drop(&mut self) {
         if !self.resolved && self.record.leave_claim(Stage::Dropped).is_err() {
-            let abandoned = Arc::new(Err(JobError::Abandoned));
             self.ledger
-                .finish(vec![(Arc::clone(&self.record), abandoned)]);
+                .finish(vec![(Arc::clone(&self.record), abandoned())]);
         }
     }
 }
@@ -323,27 +342,42 @@ trait Ledger<K, R>: Send + Sync {
 }
 
 impl<K, R> Live<K, R> {
-    /// Returns a handle for one who came with the same id.
-    fn join(&mut self) -> JobHandle<R> {
+    /// Returns a handle for one who came with the same id, and the replies of
+    /// those who have gone, some of them, to be dropped without the lock.
+    fn join(&mut self) -> (JobHandle<R>, Vec<Reply<R>>) {
         let others = &mut self.others;
+        let mut gone = Vec::new();
         if others.len() == others.capacity() {
             // Those who have gone make room for those who come, so that asking
             // again and again costs nothing. At least half of it is free then,
             // so this pays for itself.
-            others.retain(|reply| !reply.is_unwanted());
+            (gone, *others) = mem::take(others).into_iter().partition(Reply::is_unwanted);
             if others.len() > others.capacity() / 2 {
                 others.reserve(others.capacity());
             }
         }
         let (reply, receipt) = Reply::new();
         others.push(reply);
-        receipt.accepted()
+        (receipt.accepted(), gone)
     }
 }
 
+/// Sends a copy of the outcome. Others wait for theirs, so that neither the
+/// clone nor the waker of who waits for this one may hurt.
 fn answer<R: Clone>(reply: Reply<R>, outcome: &Result<R, JobError>) {
-    let answer = guard(|| outcome.clone());
-    reply.send(answer.unwrap_or_else(|message| Err(JobError::Panicked(message))));
+    let copy = copy(outcome);
+    if let Err(error) = guard(|| reply.send(copy)) {
+        trace(|| error!(%error, "the waker of a caller or the drop of a result panicked"));
+    }
+}
+
+/// Clones an outcome, which where that panics is the panic.
+fn copy<R: Clone>(outcome: &Result<R, JobError>) -> Result<R, JobError> {
+    guard(|| outcome.clone()).unwrap_or_else(|message| Err(JobError::Panicked(message)))
+}
+
+fn abandoned<R>() -> Outcome<R> {
+    Arc::new(Shielded::new(Err(JobError::Abandoned)))
 }
 
 #[cfg(test)]
@@ -356,7 +390,11 @@ mod tests {
         let Ok((claim, slot)) = board.claim(1) else {
             panic!("it is free");
         };
-        let room = || board.lock()[&1].others.capacity();
+        let room = || {
+            let live = board.lock();
+            let mut live = live.values().map(|live| live.others.capacity());
+            live.next().expect("it is live")
+        };
         for _ in 0..1000 {
             assert!(board.claim(1).is_err());
         }

@@ -1,5 +1,12 @@
 //! Batches that hold one key each.
 
+mod bombs;
+mod flush;
+mod keys;
+mod order;
+
+pub(crate) use keys::{Fuse, Key, Place, on_a_small_stack};
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

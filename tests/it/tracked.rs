@@ -1,5 +1,8 @@
 //! Results by the caller's own id.
 
+mod bombs;
+mod order;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -404,9 +407,9 @@ async fn a_claim_is_not_seen_and_can_be_joined() {
     *shared.lock().unwrap() = None;
 }
 
-/// A job whose drop panics, where it is refused, panics in its submission.
+/// A job whose drop panics once panicked in its submission, where it was refused.
 #[tokio::test(start_paused = true)]
-async fn a_submission_that_panics_gives_its_id_back() {
+async fn a_refused_job_whose_drop_panics_gives_its_id_back() {
     struct Bomb(bool);
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -419,8 +422,8 @@ async fn a_submission_that_panics_gives_its_id_back() {
     .options(|options| options.max_batch_weight(1, |entry| if entry.job().0 { 2 } else { 1 }))
     .build_running(CancellationToken::new())
     .unwrap();
-    let submit = std::panic::AssertUnwindSafe(|| tracked.submit("a", Bomb(true)));
-    std::panic::catch_unwind(submit).unwrap_err();
+    let refused = tracked.submit("a", Bomb(true)).await;
+    assert!(matches!(refused, Err(JobError::TooHeavy { .. })));
     assert!(tracked.status("a").is_none());
     assert_eq!(tracked.submit("a", Bomb(false)).await.unwrap(), 1);
 }
@@ -442,6 +445,7 @@ async fn a_forgotten_id_is_free() {
     assert_eq!(seen(tracked.status("a")), Unknown);
     assert_eq!(tracked.submit("a", 2).await.unwrap(), 2);
     assert_eq!(gate.batches(), [[1], [2]]);
+    assert_eq!(seen(tracked.status("a")), Done(2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -792,7 +796,7 @@ async fn those_who_gave_up_cost_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_result_whose_clone_panics_fails_the_batch_for_all() {
+async fn a_result_whose_clone_panics_is_lost_to_all_but_its_own_caller() {
     #[derive(Debug)]
     struct Single(Arc<AtomicBool>);
     impl Clone for Single {
@@ -809,14 +813,13 @@ async fn a_result_whose_clone_panics_fails_the_batch_for_all() {
     })
     .build_running(CancellationToken::new())
     .unwrap();
-    let handles = [
-        tracked.submit("a", 1),
-        tracked.submit("a", 2),
-        tracked.submit("b", 3),
-    ];
-    for result in join_all(handles).await {
-        assert!(matches!(result, Err(JobError::Panicked(message)) if &*message == "one of a kind"));
+    let own = [tracked.submit("a", 1), tracked.submit("b", 3)];
+    let joined = tracked.submit("a", 2).await;
+    assert!(matches!(joined, Err(JobError::Panicked(message)) if &*message == "one of a kind"));
+    for result in join_all(own).await {
+        result.unwrap();
     }
+    assert_eq!(tracked.stats().completed, 2);
     let status = tracked.status("b");
     assert!(matches!(
         status,
@@ -829,6 +832,11 @@ async fn a_result_whose_clone_panics_fails_the_batch_for_all() {
     // It is the clone for this caller that panics now.
     let again = tracked.submit("c", 4).await;
     assert!(matches!(again, Err(JobError::Panicked(_))));
+    let status = tracked.status("c");
+    assert!(matches!(
+        status,
+        Some(JobStatus::Completed(Err(JobError::Panicked(_))))
+    ));
 }
 
 #[tokio::test(start_paused = true)]
