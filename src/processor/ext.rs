@@ -126,8 +126,8 @@ pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
     /// batch of `n` jobs up to `2 * n - 1` times the limit, where every call hangs;
     /// `bisect().timeout(limit)` limits the whole search, and fails the whole batch.
     /// `retry(backoff).bisect()` pauses and tries again for every half that holds a
-    /// bad job, unless [`Retry::when`](super::Retry::when) leaves out the errors that
-    /// a job causes.
+    /// bad job, unless the `when` of the retry leaves out the errors that a job
+    /// causes.
     ///
     /// # Errors
     ///
@@ -171,13 +171,10 @@ pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
     /// a batch without repetition clones none. A job whose hash or comparison panics
     /// counts as equal to no other.
     ///
-    /// # Panics
-    ///
-    /// A panic in the clone of a result fails its batch, which was processed.
-    ///
     /// # Errors
     ///
-    /// Those of the processor. A wrong number of results for the distinct jobs
+    /// Those of the processor. A panic in the clone of a result fails the batch,
+    /// although it was processed: a caller is left without a result. A wrong number of results for the distinct jobs
     /// is a [`JobError::ResultCount`](crate::JobError::ResultCount), which
     /// counts those.
     ///
