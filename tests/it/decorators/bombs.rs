@@ -108,10 +108,8 @@ enum Touchy {
 
 impl Drop for Touchy {
     fn drop(&mut self) {
-        assert!(
-            !matches!(self, Self::Drop) || thread::panicking(),
-            "drop of the error"
-        );
+        // Also while another panic is under way, which aborts.
+        assert!(!matches!(self, Self::Drop), "drop of the error");
     }
 }
 
