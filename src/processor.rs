@@ -9,6 +9,12 @@ mod retry;
 mod timeout;
 
 use std::error::Error;
+use std::mem;
+use std::ops::{Deref, DerefMut};
+use std::panic::resume_unwind;
+use std::sync::Arc;
+
+use crate::panics::discard;
 
 pub use bisect::Bisect;
 pub use blocking::BlockingProcessor;
@@ -26,8 +32,16 @@ pub use timeout::{Elapsed, Timeout};
 ///
 /// The future runs in a task of its own, so batches may run side by side and a
 /// slow one holds up nothing else. Only the call that makes the future is for one
-/// batch at a time, so that batches start in order. Work that blocks its thread
-/// belongs on a thread of its own, as with any future.
+/// batch at a time, so that batches start in order. What an `async fn` does comes
+/// in its future; where the order of the batches matters to it, as to one that
+/// sends them on, `process` is a plain function that does so before it returns
+/// the future. Work that blocks its thread belongs on a thread of its own, as with
+/// any future.
+///
+/// A processor that submits to its own micro-batcher and awaits the result can
+/// wait for itself: its batch keeps its place in flight until then, so at the
+/// limit of `max_in_flight` the new job is never processed. The same goes for a
+/// circle of micro-batchers.
 ///
 /// # Panics
 ///
@@ -115,4 +129,55 @@ impl<E, F: Fn(&E) -> bool + Send + Sync + 'static> Predicate<E> for F {
     fn holds(&self, error: &E) -> bool {
         self(error)
     }
+}
+
+/// Users' values, whose drops are guarded one by one wherever they are dropped.
+pub(crate) struct ShieldedVec<T>(Vec<T>);
+
+impl<T> ShieldedVec<T> {
+    pub(crate) fn new(values: Vec<T>) -> Self {
+        Self(values)
+    }
+
+    pub(crate) fn into_vec(mut self) -> Vec<T> {
+        mem::take(&mut self.0)
+    }
+}
+
+impl<T: Clone> ShieldedVec<T> {
+    /// Clones the values. Where a clone panics, the clones before it are dropped.
+    #[cfg(feature = "retry")]
+    fn copy(&self) -> Vec<T> {
+        let mut copies = Self::new(Vec::with_capacity(self.len()));
+        for value in &**self {
+            copies.push(value.clone());
+        }
+        copies.into_vec()
+    }
+}
+
+impl<T> Deref for ShieldedVec<T> {
+    type Target = Vec<T>;
+
+    fn deref(&self) -> &Vec<T> {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for ShieldedVec<T> {
+    fn deref_mut(&mut self) -> &mut Vec<T> {
+        &mut self.0
+    }
+}
+
+impl<T> Drop for ShieldedVec<T> {
+    fn drop(&mut self) {
+        discard(mem::take(&mut self.0), None);
+    }
+}
+
+/// Goes on with a panic that was caught, so that the decorators above and the
+/// core see a panic and not an error. The panic hook has seen it before.
+pub(crate) fn rethrow(message: Arc<str>) -> ! {
+    resume_unwind(Box::new(message.to_string()))
 }

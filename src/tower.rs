@@ -10,9 +10,11 @@ use std::task::{Context, Poll, Waker};
 use tower_service::Service;
 
 use crate::error::JobError;
+use crate::in_order::InOrder;
 use crate::job::JobHandle;
 use crate::micro_batch::MicroBatch;
-use crate::processor::BatchProcessor;
+use crate::panics::{Call, Shielded};
+use crate::processor::{BatchProcessor, ShieldedVec, rethrow};
 
 /// Submits each request as a job; its [`JobHandle`] is the response future.
 ///
@@ -94,8 +96,9 @@ impl<J: Send + 'static, R: Send + 'static> Service<J> for MicroBatch<J, R> {
 ///
 /// Every batch gets a clone of its own, waits until that is ready and calls it.
 /// So a service that is not ready keeps the batch in flight, while the next one
-/// fills up; and under `max_in_flight` clones are called side by side. A service
-/// that is not `Clone` becomes so behind tower's `Buffer`.
+/// fills up. Batches get ready and are called one after the other, in order;
+/// under `max_in_flight` their responses are awaited side by side. A service that
+/// is not `Clone` becomes so behind tower's `Buffer`.
 ///
 /// An error of the service, be it of `poll_ready` or of the call, fails that
 /// batch alone, as [`JobError::Failed`], or as it is if it is a [`JobError`]. A
@@ -130,6 +133,8 @@ pub struct ServiceProcessor<S> {
     /// Locked to clone it, once a batch: many services, boxed ones above all,
     /// are `Send` and not `Sync`.
     service: Mutex<S>,
+    /// Held by a batch until it has called its service.
+    order: InOrder,
 }
 
 impl<S> ServiceProcessor<S> {
@@ -137,6 +142,7 @@ impl<S> ServiceProcessor<S> {
     pub fn new(service: S) -> Self {
         Self {
             service: Mutex::new(service),
+            order: InOrder::new(),
         }
     }
 }
@@ -158,13 +164,19 @@ where
 {
     type Error = S::Error;
 
-    async fn process(&self, jobs: Vec<J>) -> Result<Vec<R>, S::Error> {
-        let mut service = self.fresh();
-        poll_fn(|cx| service.poll_ready(cx)).await?;
-        let response = service.call(jobs);
-        // What is left of the clone must not keep anything from other batches.
-        drop(service);
-        response.await
+    fn process(&self, jobs: Vec<J>) -> impl Future<Output = Result<Vec<R>, S::Error>> + Send {
+        let jobs = ShieldedVec::new(jobs);
+        let turn = self.order.enter();
+        async move {
+            let turn = turn.await;
+            let mut service = Shielded::new(self.fresh());
+            poll_fn(|cx| service.get_mut().poll_ready(cx)).await?;
+            let called = Call::new(|| service.get_mut().call(jobs.into_vec()));
+            // What is left of the clone must not keep anything from other batches.
+            drop(service);
+            drop(turn);
+            called.await.unwrap_or_else(|message| rethrow(message))
+        }
     }
 }
 

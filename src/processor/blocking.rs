@@ -1,14 +1,14 @@
 //! A processor on a thread of its own.
 
+use std::collections::BTreeMap;
 use std::error::Error;
-use std::fmt;
-use std::sync::mpsc;
-use std::thread;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::{fmt, mem, thread};
 
-use super::BatchProcessor;
+use super::{BatchProcessor, ShieldedVec};
 use crate::error::JobError;
 use crate::job::{Receipt, Reply};
-use crate::panics::guard;
+use crate::panics::{Shielded, guard};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -21,12 +21,16 @@ type BoxError = Box<dyn Error + Send + Sync>;
 ///
 /// Dropping the processor, as the end of its [`MicroBatch`](crate::MicroBatch)
 /// does, lets the thread finish the batch in hand and end; nothing waits for
-/// it. A batch that was given up before the thread came to it is left out.
+/// it. A batch that is given up before the thread comes to it, by a
+/// [`timeout`](super::BatchProcessorExt::timeout) or a stop, is dropped there and
+/// then, so no more batches wait for a thread that hangs than are in flight. One
+/// that the thread has in hand it finishes for nobody.
 ///
 /// # Panics
 ///
 /// A panic in `run` fails its batch with its message, as
-/// [`JobError::Panicked`], and the state is built anew for the next one.
+/// [`JobError::Panicked`], and the state is built anew for the next one. No panic
+/// ends the thread, be it in the drop of a job, a result or the state.
 ///
 /// # Examples
 ///
@@ -48,12 +52,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// # }
 /// ```
 pub struct BlockingProcessor<J, R> {
-    batches: mpsc::Sender<Work<J, R>>,
-}
-
-struct Work<J, R> {
-    jobs: Vec<J>,
-    reply: Reply<Result<Vec<R>, BoxError>>,
+    queue: Arc<Queue<J, R>>,
 }
 
 impl<J: Send + 'static, R: Send + 'static> BlockingProcessor<J, R> {
@@ -77,71 +76,197 @@ impl<J: Send + 'static, R: Send + 'static> BlockingProcessor<J, R> {
         I: Fn() -> Result<S, E> + Send + 'static,
         F: Fn(&mut S, Vec<J>) -> Result<Vec<R>, E> + Send + 'static,
     {
-        let (batches, queue) = mpsc::channel::<Work<J, R>>();
-        let (ready, receipt): (Reply<Result<(), BoxError>>, Receipt<_>) = Reply::new();
+        let queue = Arc::new(Queue::new());
+        let thread = Thread(Arc::clone(&queue));
+        // Its drop ends the thread, also where this future is dropped.
+        let processor = Self { queue };
+        let (ready, receipt): (Reply<Outcome<()>>, Receipt<_>) = Reply::new();
+        let (init, run) = (Shielded::new(init), Shielded::new(run));
         thread::Builder::new()
             .name("microbatch-blocking".to_owned())
             .spawn(move || {
-                let mut state = match guarded(&init) {
+                let mut state = match guarded(&*init) {
                     Ok(state) => {
-                        ready.send(Ok(Ok(())));
-                        Some(state)
+                        let _ = guard(|| ready.send(Ok(Ok(ShieldedVec::new(Vec::new())))));
+                        Some(Shielded::new(state))
                     }
-                    Err(error) => return ready.send(Ok(Err(error))),
+                    Err(error) => return ready.send(Ok(Err(shield(error)))),
                 };
-                for Work { jobs, reply } in queue {
-                    if !reply.is_unwanted() {
-                        reply.send(Ok(process(&mut state, &init, &run, jobs)));
-                    }
+                while let Some(Work { jobs, reply }) = thread.0.next() {
+                    let outcome = process(&mut state, &*init, &*run, jobs);
+                    // What nobody waits for any more is dropped here.
+                    let _ = guard(|| reply.send(Ok(outcome.map_err(shield))));
                 }
             })?;
-        receipt.accepted().await??;
-        Ok(Self { batches })
+        opened(receipt.accepted().await?)?;
+        Ok(processor)
+    }
+}
+
+/// What the thread answers, of which each part may panic when it is dropped.
+type Outcome<R> = Result<ShieldedVec<R>, Shielded<Option<BoxError>>>;
+
+fn shield(error: BoxError) -> Shielded<Option<BoxError>> {
+    Shielded::new(Some(error))
+}
+
+fn opened<R>(outcome: Outcome<R>) -> Result<Vec<R>, BoxError> {
+    match outcome {
+        Ok(results) => Ok(results.into_vec()),
+        Err(mut error) => Err(error.get_mut().take().expect("it is taken here alone")),
     }
 }
 
 /// Processes one batch, after building the state where there is none.
 fn process<S, E, J, R>(
-    state: &mut Option<S>,
+    state: &mut Option<Shielded<S>>,
     init: impl Fn() -> Result<S, E>,
     run: impl Fn(&mut S, Vec<J>) -> Result<Vec<R>, E>,
-    jobs: Vec<J>,
-) -> Result<Vec<R>, BoxError>
+    jobs: ShieldedVec<J>,
+) -> Result<ShieldedVec<R>, BoxError>
 where
     E: Into<BoxError>,
 {
     let mut ready = match state.take() {
         Some(ready) => ready,
-        None => guarded(init)?,
+        None => Shielded::new(guarded(init)?),
     };
-    // A state that has seen a panic is dropped with it.
-    let (ready, results) = guarded(move || {
-        let results = run(&mut ready, jobs).map_err(Into::into);
-        Ok::<_, BoxError>((ready, results))
-    })?;
+    // A state that has seen a panic is dropped, and not by that panic.
+    let results = guard(|| run(ready.get_mut(), jobs.into_vec())).map_err(JobError::Panicked)?;
     *state = Some(ready);
-    results
+    guarded(|| results).map(ShieldedVec::new)
 }
 
-/// Makes an error of a panic.
+/// Makes an error of a panic, in the call or in the conversion of its error.
 fn guarded<T, E: Into<BoxError>>(call: impl FnOnce() -> Result<T, E>) -> Result<T, BoxError> {
-    guard(call).map_err(JobError::Panicked)?.map_err(Into::into)
+    let called = guard(|| call().map_err(Into::into));
+    called.map_err(JobError::Panicked)?
 }
 
 impl<J: Send + 'static, R: Send + 'static> BatchProcessor<J, R> for BlockingProcessor<J, R> {
     type Error = BoxError;
 
-    async fn process(&self, jobs: Vec<J>) -> Result<Vec<R>, BoxError> {
-        let (reply, receipt) = Reply::new();
-        // Where the thread has ended, the work comes back and is dropped with
-        // its reply, which says so.
-        let _ = self.batches.send(Work { jobs, reply });
-        receipt.accepted().await?
+    fn process(&self, jobs: Vec<J>) -> impl Future<Output = Result<Vec<R>, BoxError>> + Send {
+        // Queued by the call, so that batches come to the thread in order.
+        let (place, receipt) = self.queue.push(jobs);
+        async move {
+            let outcome = receipt.accepted().await?;
+            // Held until here: its drop takes the batch out of the queue.
+            drop(place);
+            opened(outcome)
+        }
+    }
+}
+
+impl<J, R> Drop for BlockingProcessor<J, R> {
+    fn drop(&mut self) {
+        self.queue.close();
     }
 }
 
 impl<J, R> fmt::Debug for BlockingProcessor<J, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BlockingProcessor").finish_non_exhaustive()
+    }
+}
+
+struct Work<J, R> {
+    jobs: ShieldedVec<J>,
+    reply: Reply<Outcome<R>>,
+}
+
+/// The batches that the thread has not come to. It holds none whose future was
+/// dropped, and so never more than are in flight.
+struct Queue<J, R> {
+    state: Mutex<State<J, R>>,
+    changed: Condvar,
+}
+
+struct State<J, R> {
+    /// By their numbers, the next first.
+    batches: BTreeMap<u64, Work<J, R>>,
+    /// The number of the next batch.
+    number: u64,
+    closed: bool,
+}
+
+impl<J, R> Queue<J, R> {
+    fn new() -> Self {
+        Self {
+            state: Mutex::new(State {
+                batches: BTreeMap::new(),
+                number: 0,
+                closed: false,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<J, R>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a batch, which its place takes out again.
+    fn push(&self, jobs: Vec<J>) -> (Place<'_, J, R>, Receipt<Outcome<R>>) {
+        let (reply, receipt) = Reply::new();
+        let jobs = ShieldedVec::new(jobs);
+        let work = Work { jobs, reply };
+        let mut state = self.lock();
+        let number = state.number;
+        state.number += 1;
+        // Dropped after the lock where the thread has ended: its reply says so.
+        let refused = match state.closed {
+            true => Some(work),
+            false => state.batches.insert(number, work),
+        };
+        drop(state);
+        drop(refused);
+        self.changed.notify_one();
+        let queue = self;
+        (Place { queue, number }, receipt)
+    }
+
+    /// Blocks until there is a batch; none once the queue is closed.
+    fn next(&self) -> Option<Work<J, R>> {
+        let idle = |state: &mut State<J, R>| state.batches.is_empty() && !state.closed;
+        let state = self.changed.wait_while(self.lock(), idle);
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        match state.closed {
+            true => None,
+            false => state.batches.pop_first().map(|(_, work)| work),
+        }
+    }
+
+    /// Ends the thread, if it has not ended, and drops what it has not come to.
+    fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let left = mem::take(&mut state.batches);
+        drop(state);
+        self.changed.notify_one();
+        drop(left);
+    }
+}
+
+/// The place of a batch in the queue, which is given up with its future.
+struct Place<'a, J, R> {
+    queue: &'a Queue<J, R>,
+    number: u64,
+}
+
+impl<J, R> Drop for Place<'_, J, R> {
+    fn drop(&mut self) {
+        let work = self.queue.lock().batches.remove(&self.number);
+        // The jobs are dropped after the lock.
+        drop(work);
+    }
+}
+
+/// Owned by the thread: however that ends, nobody waits for it any more.
+struct Thread<J, R>(Arc<Queue<J, R>>);
+
+impl<J, R> Drop for Thread<J, R> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }

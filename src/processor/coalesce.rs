@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
 
-use super::BatchProcessor;
+use super::{BatchProcessor, ShieldedVec, rethrow};
 use crate::error::JobError;
+use crate::panics::{Call, discard, guard};
 
 /// A processor that processes equal jobs of a batch once; see
 /// [`coalesce`](super::BatchProcessorExt::coalesce).
@@ -28,32 +29,83 @@ where
 {
     type Error = Box<dyn Error + Send + Sync>;
 
-    async fn process(&self, jobs: Vec<J>) -> Result<Vec<R>, Self::Error> {
+    fn process(&self, jobs: Vec<J>) -> impl Future<Output = Result<Vec<R>, Self::Error>> + Send {
         let (distinct, places) = distinct(jobs);
         let expected = distinct.len();
-        let results = self.inner.process(distinct).await.map_err(Into::into)?;
-        let actual = results.len();
-        if actual != expected {
-            return Err(JobError::ResultCount { expected, actual }.into());
+        let called = Call::new(|| self.inner.process(distinct));
+        async move {
+            let results = match called.await {
+                Ok(results) => results.map_err(Into::into)?,
+                Err(message) => rethrow(message),
+            };
+            let actual = results.len();
+            if actual != expected {
+                discard(results, None);
+                return Err(JobError::ResultCount { expected, actual }.into());
+            }
+            if expected == places.len() {
+                return Ok(results);
+            }
+            Ok(distribute(results, &places))
         }
-        if expected == places.len() {
-            return Ok(results);
-        }
-        Ok(places.into_iter().map(|at| results[at].clone()).collect())
     }
 }
 
 /// Returns the jobs without repetition, in order of their first appearance, and
-/// for each job its place among them.
-fn distinct<J: Eq + Hash + Clone>(jobs: Vec<J>) -> (Vec<J>, Vec<usize>) {
-    let mut seen = HashMap::with_capacity(jobs.len());
-    let mut distinct = Vec::with_capacity(jobs.len());
-    let places = jobs.into_iter().map(|job| {
-        *seen.entry(job).or_insert_with_key(|job| {
-            distinct.push(job.clone());
-            distinct.len() - 1
-        })
-    });
-    let places = places.collect();
-    (distinct, places)
+/// for each job its place among them. A job whose hash or comparison panics is
+/// equal to no other.
+fn distinct<J: Eq + Hash>(jobs: Vec<J>) -> (Vec<J>, Vec<usize>) {
+    let hasher = RandomState::new();
+    let mut places = Vec::with_capacity(jobs.len());
+    let mut distinct = ShieldedVec::new(Vec::with_capacity(jobs.len()));
+    // By hash, the last of the distinct jobs that have it; by job, the one before
+    // it with the same hash. The jobs are no keys, so they need not be cloned.
+    let mut last = HashMap::with_capacity(jobs.len());
+    let mut before: Vec<Option<usize>> = Vec::with_capacity(jobs.len());
+    let mut jobs = ShieldedVec::new(jobs);
+    for job in jobs.drain(..) {
+        let hash = guard(|| hasher.hash_one(&job)).ok();
+        let mut next = hash.and_then(|hash| last.get(&hash).copied());
+        while let Some(at) = next {
+            if guard(|| distinct[at] == job).unwrap_or(false) {
+                break;
+            }
+            next = before[at];
+        }
+        if let Some(at) = next {
+            places.push(at);
+            discard([job], None);
+            continue;
+        }
+        let at = distinct.len();
+        before.push(hash.and_then(|hash| last.insert(hash, at)));
+        places.push(at);
+        distinct.push(job);
+    }
+    drop(jobs);
+    (distinct.into_vec(), places)
+}
+
+/// Gives each place its result: the result itself to the last one that has it,
+/// and clones to those before.
+///
+/// # Panics
+///
+/// Where a clone panics: a caller is left without a result.
+fn distribute<R: Clone>(results: Vec<R>, places: &[usize]) -> Vec<R> {
+    let mut owed = vec![0_usize; results.len()];
+    for place in places {
+        owed[*place] += 1;
+    }
+    let mut results = ShieldedVec::new(results.into_iter().map(Some).collect());
+    let mut given = ShieldedVec::new(Vec::with_capacity(places.len()));
+    for place in places {
+        owed[*place] -= 1;
+        let result = match owed[*place] {
+            0 => results[*place].take(),
+            _ => results[*place].clone(),
+        };
+        given.extend(result);
+    }
+    given.into_vec()
 }

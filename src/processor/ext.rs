@@ -15,14 +15,30 @@ use super::{Always, BatchProcessor};
 ///
 /// Each is a processor in turn, so the limits, the order and the stop of the
 /// [`MicroBatch`](crate::MicroBatch) hold as ever: a stop that runs out of time
-/// drops them in whatever they are doing.
+/// drops them in whatever they are doing. What they do first, they do in the call
+/// of [`process`](BatchProcessor::process), and not in its future, so batches
+/// start in order through all of them.
+///
+/// A panic passes through [`timeout`](Self::timeout), `retry` and
+/// [`coalesce`](Self::coalesce) as a panic. One in the drop of a job, result or
+/// error is caught, and takes no result from anybody.
 pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
     /// Tries a failed batch again after each pause of `backoff`, which is any
     /// builder of the [`backon`](https://docs.rs/backon) crate.
     ///
     /// Only for processors whose batches are all-or-nothing or idempotent.
     /// Limit it with [`when`](Retry::when) to errors that pass. A panic is not
-    /// retried. Every attempt clones the jobs.
+    /// retried, nor does a batch outlive one in `when`, in `backoff` or in the clone
+    /// of a job. Every attempt clones the jobs.
+    ///
+    /// A batch keeps its place in flight during the pauses, and everybody behind it
+    /// waits for as long: with
+    /// [`max_in_flight`](crate::MicroBatchBuilder::max_in_flight) at 1, pauses of a
+    /// minute hold up all other batches for that minute. Keep the sum of the pauses
+    /// to what the callers can wait, and allow more batches in flight.
+    ///
+    /// The first attempt of each batch starts in order, a later one when its pause
+    /// is over.
     ///
     /// # Errors
     ///
@@ -63,8 +79,15 @@ pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
     /// Drops a batch that takes longer than `limit` and fails it with
     /// [`Elapsed`](super::timeout::Elapsed).
     ///
-    /// What the processor has done so far is not undone. Tokio's timer rounds
-    /// up to the next millisecond; [`Duration::MAX`] means for ever.
+    /// What the processor has done so far is not undone, and only the waiting
+    /// ends: a task that the processor has spawned, work that it has handed to a
+    /// thread, as [`BlockingProcessor`](super::BlockingProcessor) does, or a
+    /// statement that a server has begun goes on, and its place in flight is free
+    /// for the next batch meanwhile. A processor that blocks its thread is not
+    /// interrupted at all.
+    ///
+    /// The time counts from the first poll of the batch's future. Tokio's timer
+    /// rounds up to the next millisecond; [`Duration::MAX`] means for ever.
     ///
     /// # Errors
     ///
@@ -99,9 +122,19 @@ pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
     /// database is no job's fault. Every call but those of single jobs clones
     /// its jobs.
     ///
+    /// What it wraps is done at every call. `timeout(limit).bisect()` gives a
+    /// batch of `n` jobs up to `2 * n - 1` times the limit, where every call hangs;
+    /// `bisect().timeout(limit)` limits the whole search, and fails the whole batch.
+    /// `retry(backoff).bisect()` pauses and tries again for every half that holds a
+    /// bad job, unless the `when` of the retry leaves out the errors that a job
+    /// causes.
+    ///
     /// # Errors
     ///
-    /// The batch never fails; each job has a `Result` of its own.
+    /// The batch never fails; each job has a `Result` of its own. A job whose
+    /// clone panics gets that as [`JobError::Panicked`](crate::JobError::Panicked)
+    /// and is left out of the search. So does each job of a call whose error makes
+    /// `when` panic.
     ///
     /// # Examples
     ///
@@ -130,9 +163,18 @@ pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
     /// Processes equal jobs of a batch once and gives all their callers the
     /// result.
     ///
+    /// The first of equal jobs is processed, and the others are dropped, with
+    /// whatever `Eq` does not compare. So it is for reads: of two equal orders one
+    /// would be lost, and both callers told that theirs is done.
+    ///
+    /// The last of equal jobs gets the result itself and those before it clones, so
+    /// a batch without repetition clones none. A job whose hash or comparison panics
+    /// counts as equal to no other.
+    ///
     /// # Errors
     ///
-    /// Those of the processor. A wrong number of results for the distinct jobs
+    /// Those of the processor. A panic in the clone of a result fails the batch,
+    /// although it was processed: a caller is left without a result. A wrong number of results for the distinct jobs
     /// is a [`JobError::ResultCount`](crate::JobError::ResultCount), which
     /// counts those.
     ///

@@ -1,9 +1,11 @@
 //! Tries a failed batch again.
 
-use backon::{BackoffBuilder, Retryable};
+use backon::BackoffBuilder;
+use tokio::time::sleep;
 use tracing::debug;
 
-use super::{Always, BatchProcessor, Predicate};
+use super::{Always, BatchProcessor, Predicate, ShieldedVec, rethrow};
+use crate::panics::{Call, Shielded, discard, guard, trace};
 
 /// A processor that tries a failed batch again; see
 /// [`retry`](super::BatchProcessorExt::retry).
@@ -45,13 +47,37 @@ where
 {
     type Error = P::Error;
 
-    async fn process(&self, jobs: Vec<J>) -> Result<Vec<R>, P::Error> {
-        let attempt = || self.inner.process(jobs.clone());
-        attempt
-            .retry(self.backoff.clone())
-            .sleep(tokio::time::sleep)
-            .when(|error| self.when.holds(error))
-            .notify(|_, pause| debug!(?pause, "batch failed, trying again"))
-            .await
+    fn process(&self, jobs: Vec<J>) -> impl Future<Output = Result<Vec<R>, P::Error>> + Send {
+        let jobs = ShieldedVec::new(jobs);
+        let mut pauses = guard(|| Shielded::new(self.backoff.clone().build()));
+        // The first attempt belongs to the call, so that batches start in order.
+        let mut called = Call::new(|| self.inner.process(jobs.copy()));
+        async move {
+            loop {
+                let error = match called.await {
+                    // The drop of the kept jobs cannot take the results away.
+                    Ok(Ok(results)) => return Ok(results),
+                    Ok(Err(error)) => error,
+                    Err(message) => rethrow(message),
+                };
+                let pause = guard(|| match &mut pauses {
+                    _ if !self.when.holds(&error) => None,
+                    Ok(pauses) => pauses.get_mut().next(),
+                    Err(message) => rethrow(message.clone()),
+                });
+                let pause = match pause {
+                    Ok(Some(pause)) => pause,
+                    Ok(None) => return Err(error),
+                    Err(message) => {
+                        discard([error], None);
+                        rethrow(message)
+                    }
+                };
+                trace(|| debug!(?pause, "batch failed, trying again"));
+                discard([error], None);
+                sleep(pause).await;
+                called = Call::new(|| self.inner.process(jobs.copy()));
+            }
+        }
     }
 }

@@ -3,7 +3,8 @@
 use std::error::Error;
 use std::time::Duration;
 
-use super::BatchProcessor;
+use super::{BatchProcessor, rethrow};
+use crate::panics::Call;
 
 /// A processor that limits how long a batch may take; see
 /// [`timeout`](super::BatchProcessorExt::timeout).
@@ -35,10 +36,15 @@ where
 {
     type Error = Box<dyn Error + Send + Sync>;
 
-    async fn process(&self, jobs: Vec<J>) -> Result<Vec<R>, Self::Error> {
-        match tokio::time::timeout(self.limit, self.inner.process(jobs)).await {
-            Ok(results) => results.map_err(Into::into),
-            Err(_) => Err(Elapsed { limit: self.limit }.into()),
+    fn process(&self, jobs: Vec<J>) -> impl Future<Output = Result<Vec<R>, Self::Error>> + Send {
+        let limit = self.limit;
+        let called = Call::new(|| self.inner.process(jobs));
+        async move {
+            match tokio::time::timeout(limit, called).await {
+                Ok(Ok(results)) => results.map_err(Into::into),
+                Ok(Err(message)) => rethrow(message),
+                Err(_) => Err(Elapsed { limit }.into()),
+            }
         }
     }
 }

@@ -2,9 +2,13 @@
 
 mod bisect;
 mod blocking;
+mod bombs;
 mod coalesce;
 #[cfg(feature = "retry")]
 mod combined;
+#[cfg(feature = "retry")]
+mod large;
+mod order;
 #[cfg(feature = "retry")]
 mod retry;
 mod timeout;

@@ -9,13 +9,18 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use microbatch::{CancellationToken, JobError, MicroBatch, ServiceProcessor, TrySubmitError};
+use microbatch::{
+    BatchProcessor, BatchProcessorExt, CancellationToken, JobError, MicroBatch, ServiceProcessor,
+    TrySubmitError,
+};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use tower::load_shed::error::Overloaded;
 use tower::timeout::error::Elapsed;
 use tower::util::BoxCloneService;
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
+
+use crate::support::{Bomb, LIVE, lock};
 
 async fn echo(jobs: Vec<u64>) -> Result<Vec<u64>, String> {
     Ok(jobs)
@@ -704,4 +709,166 @@ async fn streams_and_services_compose() {
     let results = jobs.submit_stream(stream::iter(0..20), 5);
     let results: Vec<_> = results.map(|result| result.expect("done")).collect().await;
     assert!(results.into_iter().eq(1..21));
+}
+
+/// Clones became ready and were called in the order in which their tasks happened
+/// to be polled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn batches_are_called_in_order_while_several_are_in_flight() {
+    const BATCHES: u64 = 20_000;
+    for limit in [8, 2] {
+        let log = Arc::new(std::sync::Mutex::new(Vec::<u64>::new()));
+        let noted = Arc::clone(&log);
+        let bulk = service_fn(move |jobs: Vec<u64>| {
+            lock(&noted).extend(&jobs);
+            async move {
+                tokio::task::yield_now().await;
+                Ok::<_, Infallible>(jobs)
+            }
+        });
+        let bulk = ServiceBuilder::new().concurrency_limit(limit).service(bulk);
+        let jobs = MicroBatch::builder(ServiceProcessor::new(bulk))
+            .max_batch_size(1)
+            .max_in_flight(8)
+            .build_running(CancellationToken::new())
+            .expect("valid");
+        let results: Vec<Result<u64, _>> = jobs.submit_all(0..BATCHES).await;
+        assert!(results.iter().all(Result::is_ok));
+        let log = lock(&log);
+        let swaps = log.windows(2).filter(|pair| pair[0] > pair[1]).count();
+        assert_eq!((swaps, log.len()), (0, BATCHES as usize));
+    }
+}
+
+/// One that is given up before its service is ready lets the next one through.
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_is_given_up_gives_up_its_turn() {
+    let permits = Arc::new(Semaphore::new(0));
+    let bulk = ServiceProcessor::new(Bulk::new(&permits));
+    let limited = BatchProcessorExt::<u64, u64>::timeout(bulk, Duration::from_secs(1));
+    let jobs = MicroBatch::builder(limited)
+        .max_batch_size(1)
+        .max_in_flight(3)
+        .build_running(CancellationToken::new())
+        .expect("valid");
+    let results = jobs.submit_all([1, 2, 3]).await;
+    assert!(results.iter().all(Result::is_err));
+    permits.add_permits(1);
+    assert_eq!(jobs.submit(4).await.expect("done"), 5);
+}
+
+/// Answers at once with what it gets, or panics, and panics when it is dropped, as
+/// do the jobs that it has not been called with and its futures.
+struct Volatile {
+    kind: Option<Kind>,
+    live: bool,
+}
+
+impl Clone for Volatile {
+    fn clone(&self) -> Self {
+        assert!(self.kind != Some(Kind::PanicClone), "ouch");
+        Self {
+            kind: self.kind,
+            live: true,
+        }
+    }
+}
+
+impl Drop for Volatile {
+    fn drop(&mut self) {
+        assert!(!self.live || std::thread::panicking(), "drop");
+    }
+}
+
+struct VolatileResponse(Option<Vec<u32>>);
+
+impl Future for VolatileResponse {
+    type Output = Result<Vec<u32>, String>;
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(Ok(self.0.take().expect("polled once")))
+    }
+}
+
+impl Drop for VolatileResponse {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "drop");
+    }
+}
+
+impl Service<Vec<Bomb>> for Volatile {
+    type Response = Vec<u32>;
+    type Error = String;
+    type Future = VolatileResponse;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), String>> {
+        assert!(self.kind != Some(Kind::PanicReady), "ouch");
+        match self.kind {
+            Some(Kind::NotReady) => Poll::Ready(Err("not ready".to_owned())),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn call(&mut self, jobs: Vec<Bomb>) -> VolatileResponse {
+        let numbers = jobs.iter().map(|job| job.0).collect();
+        jobs.into_iter().for_each(std::mem::forget);
+        assert!(self.kind != Some(Kind::PanicCall), "ouch");
+        VolatileResponse(Some(numbers))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_may_panic_wherever_it_is_dropped() {
+    for kind in [
+        None,
+        Some(Kind::NotReady),
+        Some(Kind::PanicReady),
+        Some(Kind::PanicCall),
+        Some(Kind::PanicClone),
+    ] {
+        let service = Volatile { kind, live: false };
+        let jobs = MicroBatch::builder(ServiceProcessor::new(service))
+            .max_batch_size(2)
+            .build_running(CancellationToken::new())
+            .expect("valid");
+        // Two batches, so that the turn is seen to be given up.
+        for _ in 0..2 {
+            for result in jobs.submit_all([LIVE, LIVE].map(Bomb)).await {
+                match (kind, result) {
+                    (None, Ok(result)) => assert_eq!(result, LIVE),
+                    (Some(Kind::NotReady), Err(JobError::Failed(cause))) => {
+                        assert_eq!(cause.to_string(), "not ready");
+                    }
+                    (Some(_), Err(JobError::Panicked(message))) => assert_eq!(&*message, "ouch"),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_future_of_a_service_is_on_the_heap() {
+    let large = service_fn(|jobs: Vec<u64>| async move {
+        let buffer = [jobs.len() as u8; 256 << 10];
+        tokio::task::yield_now().await;
+        assert!(buffer.iter().all(|byte| *byte == jobs.len() as u8));
+        Ok::<_, Infallible>(jobs)
+    });
+    let thread = std::thread::Builder::new().stack_size(2 << 20);
+    let thread = thread.spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let processor = ServiceProcessor::new(large);
+            let size = size_of_val(&BatchProcessor::<u64, u64>::process(&processor, vec![1]));
+            assert!(size < 1024, "{size}");
+            let jobs = MicroBatch::new_running(CancellationToken::new(), processor);
+            assert_eq!(jobs.submit(1).await.expect("done"), 1);
+        });
+    });
+    thread.expect("started").join().expect("no panic");
 }
