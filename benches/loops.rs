@@ -7,9 +7,10 @@
 //!
 //! A loop submits that many jobs at once to a queue of 100 (`--queue`), with
 //! batches of 100 and an interval of 1 ms, and collects all results in one task,
-//! unless its row says otherwise. A cell is the best of some rounds in
-//! nanoseconds a job, on a current-thread runtime (`--threads 1`), and in
-//! brackets how many times as long as the handles awaited one by one, in the
+//! unless its row says otherwise: in that of `block_on`, as in `main` and in
+//! tests, or in a spawned one (`--spawned`), which a current-thread runtime polls
+//! more often. A cell is the best of some rounds in nanoseconds a job, on a
+//! current-thread runtime (`--threads 1`), and in brackets how many times as long as the handles awaited one by one, in the
 //! same run. Where a cell took more than `--cap` seconds (20), or would by the
 //! cell before it, it says so instead.
 //!
@@ -17,7 +18,6 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::mpsc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -232,6 +232,7 @@ struct Options {
     lengths: Vec<u64>,
     queue: usize,
     threads: usize,
+    spawned: bool,
     cap: Duration,
 }
 
@@ -242,6 +243,7 @@ impl Options {
             lengths: Vec::new(),
             queue: 100,
             threads: 1,
+            spawned: false,
             cap: Duration::from_secs(20),
         };
         let mut measures = false;
@@ -255,6 +257,7 @@ impl Options {
             };
             match arg.as_str() {
                 "--bench" => measures = true,
+                "--spawned" => options.spawned = true,
                 "--queue" => options.queue = value()?,
                 "--threads" => options.threads = value()?,
                 "--cap" => options.cap = Duration::from_secs(value()? as u64),
@@ -299,20 +302,21 @@ impl Options {
     /// none, where that was too long.
     fn round(&self, row: &Row, jobs: u64) -> Option<Duration> {
         let runtime = self.runtime();
-        let (sender, receiver) = mpsc::channel();
-        let task = runtime.spawn({
+        let collect = {
             let _inside = runtime.enter();
             let batcher = self.batcher();
             let (run, cap) = (row.run, self.cap);
             async move {
                 let began = Instant::now();
                 let answers = timeout(cap, run(batcher, jobs)).await;
-                let _ = sender.send((began.elapsed(), answers));
+                (began.elapsed(), answers)
             }
-        });
-        runtime.block_on(task).expect("no panic");
+        };
+        let (took, answers) = match self.spawned {
+            true => runtime.block_on(runtime.spawn(collect)).expect("no panic"),
+            false => runtime.block_on(collect),
+        };
         runtime.shutdown_background();
-        let (took, answers) = receiver.recv().expect("an end");
         let mut results: Vec<_> = answers
             .ok()?
             .into_iter()
@@ -387,7 +391,8 @@ fn main() -> Result<(), String> {
     let one_by_one = &rows[0].1;
 
     let Options { queue, threads, .. } = options;
-    println!("ns a job (times one by one), queue of {queue}, threads: {threads}\n");
+    let task = if options.spawned { "spawned" } else { "main" };
+    println!("ns a job (times one by one), queue of {queue}, threads: {threads}, {task} task\n");
     print!("| loop |");
     for jobs in &options.lengths {
         print!(" {jobs} jobs |");
