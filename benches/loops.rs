@@ -233,6 +233,7 @@ struct Options {
     queue: usize,
     threads: usize,
     spawned: bool,
+    rounds: usize,
     cap: Duration,
 }
 
@@ -244,9 +245,9 @@ impl Options {
             queue: 100,
             threads: 1,
             spawned: false,
+            rounds: 1,
             cap: Duration::from_secs(20),
         };
-        let mut measures = false;
         let mut args = std::env::args().skip(1);
         while let Some(arg) = args.next() {
             let mut value = || {
@@ -256,7 +257,7 @@ impl Options {
                     .ok_or(format!("{arg} takes a number"))
             };
             match arg.as_str() {
-                "--bench" => measures = true,
+                "--bench" => options.rounds = ROUNDS,
                 "--spawned" => options.spawned = true,
                 "--queue" => options.queue = value()?,
                 "--threads" => options.threads = value()?,
@@ -268,9 +269,9 @@ impl Options {
             }
         }
         if options.lengths.is_empty() {
-            options.lengths = match measures {
-                true => vec![1_000, 10_000, 100_000],
-                false => vec![150],
+            options.lengths = match options.rounds {
+                1 => vec![150],
+                _ => vec![1_000, 10_000, 100_000],
             };
         }
         options.lengths.sort_unstable();
@@ -337,7 +338,7 @@ impl Options {
     fn cell(&self, row: &Row, jobs: u64) -> Option<Duration> {
         let began = Instant::now();
         let mut best = self.round(row, jobs)?;
-        for _ in 1..ROUNDS {
+        for _ in 1..self.rounds {
             if began.elapsed() > ENOUGH {
                 break;
             }
