@@ -1,25 +1,38 @@
 //! Measures this crate against its peers; README.md says what and how.
 //!
-//! Prints one table, and writes it to README.md, the picture to
-//! `benches/pictures/peers.svg` and every value to `figures.csv`.
+//! Prints tables, and writes them to README.md; those of the main part also
+//! become a picture, `benches/pictures/peers.svg`. Every value is written to
+//! `figures.csv`.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
 use std::path::Path;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use peers::figures::{Figures, Measure};
 use peers::load::Case;
 use peers::measure::{Lab, Task};
 use peers::picture::{Bar, Tone, draw};
 use peers::subjects::{BARE, Role, SUBJECTS};
 use peers::table::{
-    BROAD, EAGER, FLOOR, HUNDRED, IDLE, LONE, OWN, PAIR_FLOOD, PAIR_HUNDRED, PAIR_THOUSAND, ROOMY,
-    TEN, TEN_THOUSAND, main_table, marks, matrix, write_between,
+    BROAD, BUILT, COLLECTED, EAGER, FLOOR, GATHERED, HUNDRED, IDLE, LONE, OWN, PAIR_FLOOD,
+    PAIR_HUNDRED, PAIR_THOUSAND, ROOMY, TEN, TEN_THOUSAND, builds_table, collected_table, commit,
+    main_table, marks, matrix, write_between,
 };
 
 const CALLERS: [usize; 5] = [1, 10, 100, 1_000, 10_000];
 const BATCHES: [usize; 3] = [10, 100, 1_000];
+
+/// What is measured; each part has its own place in README.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Instructions in a plain release build, beside those in this one.
+    Builds,
+    /// One task that collects many futures.
+    Collected,
+    /// Everything else.
+    Main,
+}
 
 /// Measures microbatch against its peers.
 #[derive(Debug, Parser)]
@@ -28,6 +41,10 @@ struct Options {
     /// hours where the default takes minutes.
     #[arg(long)]
     full: bool,
+
+    /// Measure this part alone.
+    #[arg(long, conflicts_with = "full")]
+    only: Option<Part>,
 
     /// How many rounds each rate is measured in.
     #[arg(long, default_value_t = 21)]
@@ -44,10 +61,57 @@ fn main() -> io::Result<()> {
         env!("CARGO_BIN_EXE_subject"),
         env!("CARGO_BIN_EXE_subject_counted"),
     );
+    let chosen = |part| options.only.is_none_or(|only| only == part);
+    let mut plan = Vec::new();
+    if chosen(Part::Builds) {
+        lab.build_plain()?;
+        for case in [TEN, HUNDRED] {
+            plan.push(Task::new(Measure::PlainInstructions, case, BUILT));
+            if !chosen(Part::Main) {
+                plan.push(Task::new(Measure::Instructions, case, BUILT));
+            }
+        }
+    }
+    if chosen(Part::Collected) {
+        for case in COLLECTED {
+            plan.push(Task::new(Measure::Rate, case, GATHERED));
+        }
+    }
+    if chosen(Part::Main) {
+        add_main(&mut plan, options.full);
+    }
+    lab.run(&plan, options.rounds);
+
+    let figures = &lab.figures;
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let show = |name, text: &str| {
+        let text = format!("{}\n{text}", commit());
+        println!("{text}");
+        write_between(&readme, name, &text)
+    };
+    if chosen(Part::Builds) {
+        show("builds", &builds_table(figures))?;
+    }
+    if chosen(Part::Collected) {
+        show("collected", &collected_table(figures))?;
+    }
+    if chosen(Part::Main) {
+        let mut text = format!("{}\n{}", main_table(figures), marks(figures));
+        if options.full {
+            text += &matrix(figures, &CALLERS, &BATCHES);
+        }
+        show("peers", &text)?;
+        draw_main(figures)?;
+    }
+    write_figures(figures)
+}
+
+/// Adds what the main table needs, and the matrix.
+fn add_main(plan: &mut Vec<Task>, full: bool) {
     let subjects: Vec<_> = SUBJECTS.iter().map(|entry| entry.name).collect();
     let with_bare: Vec<_> = subjects.iter().copied().chain([BARE]).collect();
 
-    let mut plan = vec![
+    plan.extend([
         Task::new(Measure::Instructions, HUNDRED, &subjects),
         Task::new(Measure::Instructions, TEN, &subjects),
         Task::new(Measure::Instructions, TEN_THOUSAND, &subjects),
@@ -59,19 +123,10 @@ fn main() -> io::Result<()> {
         Task::new(Measure::Rate, PAIR_THOUSAND, &subjects),
         Task::new(Measure::Rate, PAIR_FLOOD, &subjects),
         Task::new(Measure::Rate, LONE, &with_bare),
-    ];
-    if options.full {
-        add_matrix(&mut plan, &subjects);
+    ]);
+    if full {
+        add_matrix(plan, &subjects);
     }
-    lab.run(&plan, options.rounds);
-
-    let figures = &lab.figures;
-    let mut text = format!("{}\n{}", main_table(figures), marks(figures));
-    if options.full {
-        text += &matrix(figures, &CALLERS, &BATCHES);
-    }
-    print!("{text}");
-    write(figures, &text)
 }
 
 /// Adds what the matrix needs and the plan does not have.
@@ -92,11 +147,13 @@ fn add_matrix(plan: &mut Vec<Task>, subjects: &[&'static str]) {
     }
 }
 
-fn write(figures: &Figures, text: &str) -> io::Result<()> {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    write_between(&here.join("README.md"), "peers", text)?;
-    figures.write_csv(&mut BufWriter::new(File::create(here.join("figures.csv"))?))?;
-    let pictures = here.join("../pictures");
+fn write_figures(figures: &Figures) -> io::Result<()> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("figures.csv");
+    figures.write_csv(&mut BufWriter::new(File::create(file)?))
+}
+
+fn draw_main(figures: &Figures) -> io::Result<()> {
+    let pictures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pictures");
     fs::create_dir_all(&pictures)?;
     // On one thread, more batches at once make no difference.
     let shown = SUBJECTS

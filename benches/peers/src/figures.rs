@@ -9,6 +9,8 @@ use crate::load::{Case, Shape};
 pub enum Measure {
     /// Instructions a job.
     Instructions,
+    /// The same in a plain `--release` build.
+    PlainInstructions,
     /// Jobs a second, one value a round.
     Rate,
     /// Mean number of jobs in a batch, one value a round.
@@ -23,6 +25,7 @@ impl Measure {
     fn name(self) -> &'static str {
         match self {
             Self::Instructions => "instructions_per_job",
+            Self::PlainInstructions => "plain_instructions_per_job",
             Self::Rate => "jobs_per_second",
             Self::MeanBatch => "mean_batch",
             Self::Allocations => "allocations_per_job",
@@ -88,6 +91,8 @@ impl Figures {
             let shape = match case.shape {
                 Shape::Closed => "closed",
                 Shape::Flood => "flood",
+                Shape::Collected => "collected",
+                Shape::CollectedSpawned => "collected-spawned",
             };
             let Case {
                 threads,

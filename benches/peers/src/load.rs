@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -18,6 +19,11 @@ pub enum Shape {
     Closed,
     /// Each job is a task of its own, and all of them are spawned at once.
     Flood,
+    /// One task, that of `block_on`, collects that many futures of the subject
+    /// in one `join_all`.
+    Collected,
+    /// The same in a task that is spawned.
+    CollectedSpawned,
 }
 
 /// Everything about a load but its length.
@@ -26,7 +32,7 @@ pub struct Case {
     pub shape: Shape,
     /// One is a current-thread runtime.
     pub threads: usize,
-    /// Zero in a flood.
+    /// Zero in a flood, and how many futures where they are collected.
     pub callers: usize,
     pub batch: usize,
     pub queue: usize,
@@ -50,6 +56,24 @@ impl Case {
             callers: 0,
             batch,
             queue: 1024,
+        }
+    }
+
+    pub const fn collected(threads: usize, futures: usize, batch: usize) -> Self {
+        Self {
+            shape: Shape::Collected,
+            threads,
+            callers: futures,
+            batch,
+            queue: 1024,
+        }
+    }
+
+    /// The same load from a spawned task.
+    pub const fn spawned(self) -> Self {
+        Self {
+            shape: Shape::CollectedSpawned,
+            ..self
         }
     }
 
@@ -85,6 +109,8 @@ impl fmt::Display for Case {
             Shape::Closed if self.callers == 1 => f.write_str("1 caller")?,
             Shape::Closed => write!(f, "{} callers", self.callers)?,
             Shape::Flood => f.write_str("flood")?,
+            Shape::Collected => write!(f, "{} collected", self.callers)?,
+            Shape::CollectedSpawned => write!(f, "{} collected, spawned", self.callers)?,
         }
         write!(f, ", batch {}", self.batch)?;
         if self.queue != 1024 {
@@ -103,7 +129,7 @@ pub enum Length {
     /// After so many jobs, of which all callers have as many.
     Jobs(usize),
     /// When the time is up, for all callers at once, so that there is no end in
-    /// which the last of them do not fill a batch. Not for a flood.
+    /// which the last of them do not fill a batch. Only for a closed loop.
     Clock(Duration),
 }
 
@@ -123,6 +149,8 @@ impl Load {
         let shape = match self.case.shape {
             Shape::Closed => "closed",
             Shape::Flood => "flood",
+            Shape::Collected => "collected",
+            Shape::CollectedSpawned => "collected-spawned",
         };
         let length = match self.length {
             Length::Jobs(jobs) => jobs.to_string(),
@@ -146,6 +174,8 @@ impl Load {
         let shape = match shape.as_str() {
             "closed" => Shape::Closed,
             "flood" => Shape::Flood,
+            "collected" => Shape::Collected,
+            "collected-spawned" => Shape::CollectedSpawned,
             _ => return None,
         };
         let millis = |text: &str| {
@@ -206,6 +236,11 @@ pub async fn drive<S: Subject>(subject: S, load: Load) -> (Tally, Duration) {
         (Length::Jobs(jobs), Shape::Closed) => {
             by_number(subject, load.case.callers, jobs / load.case.callers).await
         }
+        (Length::Jobs(jobs), Shape::Collected) => collected(subject, jobs).await,
+        (Length::Jobs(jobs), Shape::CollectedSpawned) => {
+            let task = tokio::spawn(collected(subject, jobs));
+            task.await.expect("no panic")
+        }
     }
 }
 
@@ -226,6 +261,19 @@ async fn by_number<S: Subject>(subject: S, tasks: usize, each: usize) -> (Tally,
         })
     });
     let tally = total(callers.collect()).await;
+    (tally, began.elapsed())
+}
+
+async fn collected<S: Subject>(subject: S, jobs: usize) -> (Tally, Duration) {
+    let began = Instant::now();
+    let answers = join_all((0..jobs as u64).map(|job| subject.future(job))).await;
+    let mut tally = Tally::default();
+    for (job, answer) in (0..).zip(answers) {
+        if answer != Some(job + 1) {
+            tally.note(answer);
+        }
+    }
+    tally.jobs = jobs;
     (tally, began.elapsed())
 }
 

@@ -1,7 +1,7 @@
 //! Runs subjects as child processes and measures them.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -26,7 +26,8 @@ const RUN: Duration = Duration::from_millis(150);
 /// One case to be measured, and of whom.
 #[derive(Debug)]
 pub struct Task {
-    /// Instructions, allocations (with bytes) or rate (with mean batch).
+    /// Instructions of either build, allocations (with bytes) or rate (with mean
+    /// batch).
     pub measure: Measure,
     pub case: Case,
     pub subjects: Vec<&'static str>,
@@ -42,11 +43,12 @@ impl Task {
     }
 }
 
-/// Who measures: knows the two binaries and keeps the figures.
+/// Who measures: knows the binaries and keeps the figures.
 #[derive(Debug)]
 pub struct Lab {
     subject: PathBuf,
     counted: PathBuf,
+    plain: PathBuf,
     pub figures: Figures,
     progress: Progress,
     /// Seconds a job takes, about.
@@ -58,10 +60,32 @@ impl Lab {
         Self {
             subject: subject.into(),
             counted: counted.into(),
+            plain: PathBuf::new(),
             figures: Figures::default(),
             progress: Progress::new(),
             paces: BTreeMap::new(),
         }
+    }
+
+    /// Builds the subjects as a plain `cargo build --release` does, into the same
+    /// target directory, for the plan to measure.
+    pub fn build_plain(&mut self) -> io::Result<()> {
+        let mut cargo = Command::new(option_env!("CARGO").unwrap_or("cargo"));
+        cargo
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["build", "--release", "--package", "peers"])
+            .args(["--bin", "subject"]);
+        if !cfg!(feature = "batchy") {
+            cargo.arg("--no-default-features");
+        }
+        let target = self.subject.ancestors().nth(2);
+        let target = target.ok_or_else(|| io::Error::other("no target directory"))?;
+        cargo.arg("--target-dir").arg(target);
+        if !cargo.status()?.success() {
+            return Err(io::Error::other("the plain build failed"));
+        }
+        self.plain = target.join("release").join("subject");
+        Ok(())
     }
 
     /// Measures everything in the plan, rates in so many rounds.
@@ -74,7 +98,9 @@ impl Lab {
         self.progress.expect(steps.sum());
         for task in plan {
             match task.measure {
-                Measure::Instructions => self.instructions(task.case, &task.subjects),
+                Measure::Instructions | Measure::PlainInstructions => {
+                    self.instructions(task.measure, task.case, &task.subjects);
+                }
                 Measure::Allocations => self.allocations(task.case, &task.subjects),
                 Measure::Rate => self.rates(task.case, &task.subjects, rounds),
                 measure => unreachable!("{measure:?} comes with another"),
@@ -85,7 +111,11 @@ impl Lab {
 
     /// Counts instructions a job: the difference between a run and a longer
     /// one, by the difference in jobs.
-    fn instructions(&mut self, case: Case, subjects: &[&'static str]) {
+    fn instructions(&mut self, measure: Measure, case: Case, subjects: &[&'static str]) {
+        let binary = match measure {
+            Measure::PlainInstructions => self.plain.clone(),
+            _ => self.subject.clone(),
+        };
         let waits = case.shape == Shape::Closed && case.callers < case.batch;
         for &subject in subjects {
             let counts = self.lengths(case, subject).and_then(|(lengths, more)| {
@@ -99,7 +129,7 @@ impl Lab {
                     let mut command = Command::new("valgrind");
                     command
                         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-                        .arg(&self.subject);
+                        .arg(&binary);
                     let (_, log) = self.child(command, subject, load, PATIENCE_UNDER_VALGRIND)?;
                     let collected = log.lines().find_map(|l| l.split_once("Collected : "));
                     *count = collected?.1.trim().parse().ok()?;
@@ -107,8 +137,7 @@ impl Lab {
                 Some((counts[1] - counts[0]) / more)
             });
             if let Some(count) = counts {
-                self.figures
-                    .push(Measure::Instructions, case, subject, count);
+                self.figures.push(measure, case, subject, count);
             }
         }
     }
@@ -141,10 +170,13 @@ impl Lab {
         let loads: Vec<_> = subjects
             .iter()
             .filter_map(|&subject| {
-                let pace = self.pace(case, subject)?;
                 let load = match case.shape {
                     Shape::Closed => case.clock(RUN),
-                    Shape::Flood => case.jobs((RUN.as_secs_f64() / pace) as usize),
+                    Shape::Flood => {
+                        let pace = self.pace(case, subject)?;
+                        case.jobs((RUN.as_secs_f64() / pace) as usize)
+                    }
+                    Shape::Collected | Shape::CollectedSpawned => case.jobs(case.callers),
                 };
                 Some((subject, load))
             })
@@ -187,6 +219,7 @@ impl Lab {
         let load = match case.shape {
             Shape::Closed => case.clock(RUN / 3),
             Shape::Flood => case.jobs(20_000),
+            Shape::Collected | Shape::CollectedSpawned => case.jobs(case.callers),
         };
         let (outcome, _) = self.child(Command::new(&self.subject), subject, load, PATIENCE)?;
         let pace = outcome.elapsed.as_secs_f64() / outcome.tally.jobs as f64;

@@ -18,6 +18,13 @@ use crate::{counting, intakes, subjects};
 pub trait Subject: Clone + Send + 'static {
     /// Submits the job and waits for its result, or else [`fail`]s.
     fn ask(&mut self, job: u64) -> impl Future<Output = Option<u64>> + Send;
+
+    /// Returns what a task collects that waits for many jobs at once: a clone
+    /// that asks, unless there is a handle.
+    fn future(&self, job: u64) -> impl Future<Output = Option<u64>> + Send {
+        let mut subject = self.clone();
+        async move { subject.ask(job).await }
+    }
 }
 
 static ERROR: OnceLock<String> = OnceLock::new();
@@ -146,7 +153,7 @@ pub fn main() -> ExitCode {
     });
     let Some(outcome) = outcome else {
         eprintln!(
-            "usage: subject <name> <closed|flood> <threads> <callers> <batch> <queue> <jobs or ..ms> <..ms>"
+            "usage: subject <name> <closed|flood|collected|collected-spawned> <threads> <callers> <batch> <queue> <jobs or ..ms> <..ms>"
         );
         return ExitCode::FAILURE;
     };

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::process::Command;
 
 use crate::figures::{Figures, Measure};
 use crate::load::Case;
@@ -25,6 +26,28 @@ pub const EAGER: [&str; 7] = [
     BARE,
 ];
 
+/// Those whose two builds are compared.
+pub const BUILT: &[&str] = &[
+    FLOOR,
+    OWN,
+    IDLE,
+    #[cfg(feature = "batchy")]
+    "batchy",
+    "hand-written",
+    "scuffle-batching",
+];
+
+/// Those whose futures one task collects.
+pub const GATHERED: &[&str] = &[
+    OWN,
+    "scuffle-batching",
+    "ultra-batch",
+    #[cfg(feature = "batchy")]
+    "batchy",
+    "hand-written",
+    IMMEDIATE,
+];
+
 pub const TEN: Case = Case::closed(1, 10, 100);
 pub const HUNDRED: Case = Case::closed(1, 100, 100);
 pub const TEN_THOUSAND: Case = Case::closed(1, 10_000, 100);
@@ -32,6 +55,13 @@ pub const LONE: Case = Case::closed(1, 1, 100);
 pub const PAIR_HUNDRED: Case = Case::closed(2, 100, 100);
 pub const PAIR_THOUSAND: Case = Case::closed(2, 1_000, 100);
 pub const PAIR_FLOOD: Case = Case::flood(2, 100);
+/// By the task of `block_on` and by a spawned one, on one thread and on two.
+pub const COLLECTED: [Case; 4] = [
+    Case::collected(1, 30_000, 100),
+    Case::collected(1, 30_000, 100).spawned(),
+    Case::collected(2, 30_000, 100),
+    Case::collected(2, 30_000, 100).spawned(),
+];
 /// A queue that holds all callers; and a batch that does.
 pub const ROOMY: Case = TEN_THOUSAND.queue(16_384);
 pub const BROAD: Case = Case::closed(1, 10_000, 10_000).queue(16_384);
@@ -63,7 +93,17 @@ fn cell(figures: &Figures, case: Case, subject: &'static str, text: Option<Strin
 }
 
 pub fn instructions(figures: &Figures, case: Case, subject: &'static str) -> String {
-    let count = figures.median(Measure::Instructions, case, subject);
+    instructions_of(Measure::Instructions, figures, case, subject)
+}
+
+/// Of that build.
+fn instructions_of(
+    measure: Measure,
+    figures: &Figures,
+    case: Case,
+    subject: &'static str,
+) -> String {
+    let count = figures.median(measure, case, subject);
     cell(figures, case, subject, count.map(|n| format!("{n:.0}")))
 }
 
@@ -110,7 +150,65 @@ fn plain(figures: &Figures, measure: Measure, case: Case, subject: &'static str)
     cell(figures, case, subject, text)
 }
 
-/// The one table.
+fn name_of(subject: &str) -> String {
+    match subject {
+        OWN | IDLE => format!("**{subject}**"),
+        _ => subject.to_owned(),
+    }
+}
+
+/// The plain build beside the one that is optimized further.
+pub fn builds_table(figures: &Figures) -> String {
+    let head = [
+        "",
+        "plain, 10 callers",
+        "plain, 100 callers",
+        "`peers`, 10 callers",
+        "`peers`, 100 callers",
+    ]
+    .map(str::to_owned);
+    let row = |&subject: &&'static str| {
+        let plain = |case| instructions_of(Measure::PlainInstructions, figures, case, subject);
+        vec![
+            name_of(subject),
+            plain(TEN),
+            plain(HUNDRED),
+            instructions(figures, TEN, subject),
+            instructions(figures, HUNDRED, subject),
+        ]
+    };
+    let rows: Vec<_> = BUILT.iter().map(row).collect();
+    markdown(&head, &rows) + &problems(figures, |case| [TEN, HUNDRED].contains(&case))
+}
+
+/// One task that collects many futures.
+pub fn collected_table(figures: &Figures) -> String {
+    let head = [
+        "",
+        "one thread, main task",
+        "one thread, spawned task",
+        "two threads, main task",
+        "two threads, spawned task",
+    ]
+    .map(str::to_owned);
+    let time = |case, subject| {
+        let rate = figures.median(Measure::Rate, case, subject);
+        let ratio = figures.paired(case, OWN, subject, |own, other| own / other);
+        let text = rate.zip(ratio).map(|(rate, ratio)| match subject {
+            OWN => format!("{:.2}", 1e6 / rate),
+            _ => format!("{:.2} ({ratio:.2})", 1e6 / rate),
+        });
+        cell(figures, case, subject, text)
+    };
+    let row = |&subject: &&'static str| {
+        let times = COLLECTED.map(|case| time(case, subject));
+        [name_of(subject)].into_iter().chain(times).collect()
+    };
+    let rows: Vec<_> = GATHERED.iter().map(row).collect();
+    markdown(&head, &rows) + &problems(figures, |case| COLLECTED.contains(&case))
+}
+
+/// The main table.
 pub fn main_table(figures: &Figures) -> String {
     let head = [
         "",
@@ -127,12 +225,8 @@ pub fn main_table(figures: &Figures) -> String {
     ]
     .map(str::to_owned);
     let row = |subject: &'static str| {
-        let text = match subject {
-            OWN | IDLE => format!("**{subject}**"),
-            _ => subject.to_owned(),
-        };
         vec![
-            text,
+            name_of(subject),
             instructions(figures, TEN, subject),
             instructions(figures, HUNDRED, subject),
             instructions(figures, TEN_THOUSAND, subject),
@@ -147,12 +241,12 @@ pub fn main_table(figures: &Figures) -> String {
     };
     let names = SUBJECTS.iter().map(|entry| entry.name);
     let rows: Vec<_> = names.chain([BARE]).map(row).collect();
-    markdown(&head, &rows) + &problems(figures)
+    markdown(&head, &rows) + &problems(figures, |case| !COLLECTED.contains(&case))
 }
 
-/// What went wrong, a paragraph each.
-pub fn problems(figures: &Figures) -> String {
-    let problems = figures.problems();
+/// What went wrong in these cases, a paragraph each.
+pub fn problems(figures: &Figures, cases: impl Fn(Case) -> bool) -> String {
+    let problems = figures.problems().filter(|(_, case, _)| cases(*case));
     problems
         .map(|(subject, case, problem)| format!("\n✗ {subject}, {case}: {problem}\n"))
         .collect()
@@ -307,6 +401,24 @@ pub fn matrix(figures: &Figures, callers: &[usize], batches: &[usize]) -> String
         }
     }
     text
+}
+
+/// Says which commit the sources of this crate are of.
+pub fn commit() -> String {
+    let git = |args: &[&str]| {
+        let mut git = Command::new("git");
+        git.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+        let output = git.args(args).args(["--", "src"]).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        output.status.success().then_some(text)
+    };
+    let Some(commit) = git(&["log", "-1", "--format=%h"]) else {
+        return "`src` is of an unknown commit.\n".to_owned();
+    };
+    match git(&["status", "--porcelain"]) {
+        Some(changes) if changes.is_empty() => format!("`src` is that of commit {commit}.\n"),
+        _ => format!("`src` is that of commit {commit}, with changes.\n"),
+    }
 }
 
 /// Replaces what a file has between two comments of that name.

@@ -22,4 +22,9 @@ impl Subject for Own {
     async fn ask(&mut self, job: u64) -> Option<u64> {
         self.0.submit(job).await.map_or_else(fail, Some)
     }
+
+    fn future(&self, job: u64) -> impl Future<Output = Option<u64>> + Send {
+        let handle = self.0.submit(job);
+        async { handle.await.map_or_else(fail, Some) }
+    }
 }
