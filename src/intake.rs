@@ -91,6 +91,8 @@ struct State<J, R> {
     meant: (usize, usize),
     /// As many queued jobs may go together.
     stride: usize,
+    /// Any job may become the first of its batch by others' being given up.
+    times_each: bool,
     recent: Recent,
     /// The loop has to see about its cancellation.
     nudged: bool,
@@ -165,6 +167,7 @@ impl<J, R> Intake<J, R> {
                 timed: 0,
                 meant: (0, 0),
                 stride: 1,
+                times_each: cancel_on_drop,
                 recent: Recent::default(),
                 nudged: false,
                 ended: false,
@@ -328,7 +331,14 @@ impl<J, R> Intake<J, R> {
         });
         // A stop flushes all there is.
         let meant = heard.filter(|_| !state.closed).unwrap_or(usize::MAX);
-        let taken = state.take(room.min(meant), inbox, arrivals);
+        let mut room = room.min(meant);
+        let mut bound = usize::MAX;
+        if room <= state.meant.1 {
+            // No more than a flush means, of which some may have been given up.
+            bound = state.meant.0;
+            room = room.min(bound);
+        }
+        let taken = state.take(room, bound, inbox, arrivals);
         if self.cancel_on_drop {
             inbox.iter().for_each(|job| job.take_up(state.era));
         }
@@ -531,9 +541,12 @@ impl<J, R> State<J, R> {
     fn look_closer(&mut self, capacity: usize) -> Option<Waker> {
         let wants = self.asleep.as_ref()?.1;
         if self.satisfies(wants, capacity) {
-            return self.rouse();
+            // The loop times the newest job, which woke it.
+            self.time_all_but(1);
+            self.alarm = usize::MAX;
+            return self.asleep.take().map(|(waker, _)| waker);
         }
-        if wants.is_none() || self.alarm == 0 {
+        if wants.is_none() || self.times_each {
             self.time_all_but(1);
             self.note_arrivals(Instant::now());
         }
@@ -583,10 +596,11 @@ impl<J, R> State<J, R> {
         self.asleep.take().map(|(waker, _)| waker)
     }
 
-    /// Moves up to `room` jobs into the inbox, which is empty.
+    /// Moves up to `room` jobs of the first `bound` into the inbox, which is empty.
     fn take(
         &mut self,
         room: usize,
+        bound: usize,
         inbox: &mut VecDeque<PendingJob<J, R>>,
         arrivals: &mut Vec<(Instant, usize)>,
     ) -> Taken<J, R> {
@@ -594,7 +608,7 @@ impl<J, R> State<J, R> {
         let weight;
         let passed;
         if self.given_up > 0 {
-            passed = self.take_some(room, inbox, arrivals, &mut given_up);
+            passed = self.take_some(room, bound, inbox, arrivals, &mut given_up);
             weight = total_weight(&*inbox);
             self.queue_weight -= weight;
         } else if room >= self.queue.len() {
@@ -624,13 +638,14 @@ impl<J, R> State<J, R> {
     fn take_some(
         &mut self,
         room: usize,
+        bound: usize,
         inbox: &mut VecDeque<PendingJob<J, R>>,
         arrivals: &mut Vec<(Instant, usize)>,
         given_up: &mut Vec<PendingJob<J, R>>,
     ) -> usize {
         let mut passed = 0;
         let mut dropped = Vec::new();
-        while inbox.len() < room {
+        while inbox.len() < room && passed < bound {
             let Some(job) = self.queue.pop_front() else {
                 break;
             };

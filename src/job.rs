@@ -48,6 +48,7 @@ impl<R> Reply<R> {
     }
 
     /// Whether the handle was dropped.
+    #[cfg(feature = "tracked")]
     pub(crate) fn is_unwanted(&self) -> bool {
         self.0.as_ref().is_none_or(oneshot::Sender::is_closed)
     }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use crate::intake::{Intake, Known, News};
-use crate::job::{PendingJob, Reply, Room};
-use crate::state::{Job, State};
+use crate::job::{PendingJob, Reply};
+use crate::state::{Job, State, at};
 
 pub struct Desk(Intake<Job, ()>);
 
@@ -32,13 +32,13 @@ impl Wake for Bell {
 
 impl Desk {
     pub fn new(state: &State, capacity: usize) -> Self {
-        let desk = Self(Intake::new(None, capacity));
+        let desk = Self(Intake::new(None, capacity, false));
         let mut marks = state.marks.iter().peekable();
         for (at, job) in state.queue.iter().enumerate() {
             while marks.next_if(|mark| mark.ahead == at).is_some() {
                 desk.flush();
             }
-            desk.submit(*job);
+            desk.submit(job.job);
         }
         marks.for_each(|_| desk.flush());
         for job in &state.line {
@@ -58,9 +58,7 @@ impl Desk {
 
     pub fn submit(&self, job: Job) {
         let (job, _) = PendingJob::new(job, job.weight.into());
-        if let Ok(Some(ticket)) = self.0.push(job) {
-            self.0.stand_in_line(ticket);
-        }
+        let _ = self.0.push(job);
     }
 
     pub fn flush(&self) {
@@ -84,7 +82,16 @@ impl Desk {
     pub fn look(&self, room: usize, flushing: bool) -> Look {
         let (mut inbox, mut finished, mut requests) = (VecDeque::new(), Vec::new(), Vec::new());
         let requested = (!flushing).then_some(&mut requests);
-        let news = self.0.look(room, requested, &mut inbox, &mut finished);
+        // When jobs were accepted is told by the state; here the clock stands still.
+        let (now, mut arrivals) = (at(0), Vec::new());
+        let news = self.0.look(
+            now,
+            room,
+            requested,
+            &mut inbox,
+            &mut arrivals,
+            &mut finished,
+        );
         Look {
             news,
             taken: inbox.iter().map(|job| *job.job()).collect(),
@@ -102,7 +109,8 @@ impl Desk {
             closed: state.pending.is_stopping(),
             flushing: state.pending.is_flushing(),
         };
-        let changed = pin!(self.0.changed(known, state.pending.wants()));
+        let stride = state.pending.stride();
+        let changed = pin!(self.0.changed(known, state.pending.wants(), stride));
         if let Poll::Ready(()) = changed.poll(&mut Context::from_waker(&waker)) {
             return None;
         }

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::mem;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -196,8 +196,7 @@ impl Real {
         match action {
             Action::Submit { weight } => {
                 let id = state.submitted;
-                let mut handle = self.batcher.submit(Job { id, weight });
-                let _ = poll_once(pin!(handle.accepted()));
+                let handle = self.batcher.submit(Job { id, weight });
                 self.handles.push(Some(handle));
             }
             Action::DropHandle { id } => self.handles[usize::from(id)] = None,

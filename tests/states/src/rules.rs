@@ -25,7 +25,7 @@ fn have_passed(delay: Duration, since: u8, now: u8) -> bool {
 }
 
 impl State {
-    /// When the oldest pending job was taken up.
+    /// When the oldest pending job was accepted.
     pub fn oldest(&self) -> Option<u8> {
         self.storage.iter().map(|held| held.since).min()
     }
@@ -89,7 +89,8 @@ pub fn caps_hold(setup: &Setup, state: &State) -> bool {
 pub fn order_holds(setup: &Setup, state: &State) -> bool {
     let held = state.storage.iter().map(|held| held.job);
     let held = held.filter(|_| !setup.policy.chooses);
-    let behind = state.queue.iter().chain(&state.line).copied();
+    let behind = state.queue.iter().map(|queued| queued.job);
+    let behind = behind.chain(state.line.iter().copied());
     let order = held.chain(behind).map(|job| job.id);
     state.fault != Some(Fault::Order) && order.is_sorted()
 }
@@ -97,7 +98,9 @@ pub fn order_holds(setup: &Setup, state: &State) -> bool {
 pub fn every_job_is_in_one_place(_: &Setup, state: &State) -> bool {
     let mut places = [0; 8];
     let held = state.storage.iter().map(|held| held.job.id);
-    let waiting = state.queue.iter().chain(&state.line).map(|job| job.id);
+    let waiting = state.queue.iter().map(|queued| queued.job);
+    let waiting = waiting.chain(state.line.iter().copied());
+    let waiting = waiting.map(|job| job.id);
     let in_hand = state.in_hand().flat_map(|batch| batch.jobs.iter().copied());
     let over = state.answered | state.leaked;
     let over = (0..8).filter(|id| over & (1 << id) != 0);
@@ -119,7 +122,9 @@ pub fn no_batch_goes_early(_: &Setup, state: &State) -> bool {
 
 pub fn no_timer_with_nothing_pending(_: &Setup, state: &State) -> bool {
     let sleeps = matches!(state.phase, Phase::Poll | Phase::Asleep);
-    let waits = !state.storage.is_empty() || state.stopped.is_some();
+    // What was given up is heard of at the next look.
+    let held = !state.storage.is_empty() || !state.departed.is_empty();
+    let waits = held || state.stopped.is_some();
     !sleeps || waits || state.timer().is_none()
 }
 

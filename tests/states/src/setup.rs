@@ -158,6 +158,22 @@ pub fn all() -> Vec<Setup> {
             setup.cancel_on_drop = true;
             setup.jobs = 3;
         }),
+        Setup::new("cancel on drop, queue of 1, 2 flushes", policy(2, 1)).with(|setup| {
+            setup.cancel_on_drop = true;
+            setup.capacity = 1;
+            setup.flushes = 2;
+            setup.jobs = 3;
+        }),
+        Setup::new("cancel on drop, weight 3", policy(3, 1))
+            .weighing(3, &[1, 2])
+            .with(|setup| {
+                setup.cancel_on_drop = true;
+                setup.jobs = 3;
+            }),
+        Setup::new("cancel on drop, cost 4", cost(3, 1, 4)).with(|setup| {
+            setup.cancel_on_drop = true;
+            setup.jobs = 3;
+        }),
         Setup::new("storage, 1 job", policy(1, 1)).choosing(1),
         Setup::new("storage, 2 jobs", policy(2, 1))
             .choosing(2)

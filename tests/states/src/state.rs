@@ -26,8 +26,16 @@ pub struct Job {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Held {
     pub job: Job,
-    /// In milliseconds, as all times here.
+    /// When it was accepted, in milliseconds, as all times here.
     pub since: u8,
+}
+
+/// A job in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Queued {
+    pub job: Job,
+    /// When it was accepted, unless the loop is to time it when it looks.
+    pub since: Option<u8>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -150,7 +158,18 @@ pub struct State {
     pub nudged: bool,
     /// The intake.
     pub line: Vec<Job>,
-    pub queue: Vec<Job>,
+    pub queue: Vec<Queued>,
+    /// While the loop sleeps with no use for another job: with how many queued jobs
+    /// the newest is the first of its batch.
+    pub first: Option<usize>,
+    /// The loop has left its waker at the intake.
+    pub awaits: bool,
+    /// How many jobs of the queue a flush means that was heard of.
+    pub meant: usize,
+    /// How many of these were given up since the loop last looked.
+    pub passed: usize,
+    /// Jobs that were given up in the loop's hands since then.
+    pub departed: Vec<Held>,
     pub marks: Vec<Mark>,
     pub finished: Vec<u64>,
     pub closed: bool,
@@ -195,6 +214,11 @@ impl State {
             nudged: false,
             line: Vec::new(),
             queue: Vec::new(),
+            first: None,
+            awaits: false,
+            meant: 0,
+            passed: 0,
+            departed: Vec::new(),
             marks: Vec::new(),
             finished: Vec::new(),
             closed: false,
@@ -241,9 +265,9 @@ impl State {
         }
         if setup.cancel_on_drop {
             let held = self.storage.iter().map(|held| held.job);
-            let jobs = self.queue.iter().copied().chain(held);
-            let wanted = jobs.filter(|job| self.unwanted & bit(job.id) == 0);
-            actions.extend(wanted.map(|job| Action::DropHandle { id: job.id }));
+            let jobs = self.queue.iter().map(|queued| queued.job).chain(held);
+            let jobs = jobs.chain(self.line.iter().copied());
+            actions.extend(jobs.map(|job| Action::DropHandle { id: job.id }));
         }
         if self.requests.len() < setup.flushes {
             actions.push(Action::Flush);
@@ -280,12 +304,13 @@ impl State {
                 self.tell(setup, |desk| desk.submit(job));
                 self.submitted += 1;
                 if self.queue.len() < setup.capacity {
-                    self.queue.push(job);
+                    self.queue.push(Queued { job, since: None });
+                    self.time_newest(setup);
                 } else {
                     self.line.push(job);
                 }
             }
-            Action::DropHandle { id } => self.unwanted |= bit(id),
+            Action::DropHandle { id } => self.give_up(setup, id),
             Action::Flush => {
                 self.tell(setup, Desk::flush);
                 self.marks.push(Mark {
@@ -340,13 +365,101 @@ impl State {
 
     /// Tells the intake, which may wake the loop.
     fn tell(&mut self, setup: &Setup, event: impl FnOnce(&Desk)) {
-        if self.phase != Phase::Asleep {
+        if !self.awaits {
             return;
         }
         match Desk::new(self, setup.capacity).wakes(self, event) {
             Some(false) => {}
-            Some(true) => self.phase = Phase::Poll,
+            Some(true) => self.wake(),
+            None if self.phase == Phase::Poll => self.awaits = false,
             None => self.fault = Some(Fault::Intake),
+        }
+    }
+
+    /// The intake wakes the loop.
+    fn wake(&mut self) {
+        self.phase = Phase::Poll;
+        self.awaits = false;
+        self.time_with_the_last(0);
+    }
+
+    /// Notes when the newest job of the queue was accepted, if that is to be noted
+    /// now.
+    fn time_newest(&mut self, setup: &Setup) {
+        if !self.awaits {
+            return;
+        }
+        let first = self.first.is_some_and(|first| self.queue.len() >= first);
+        if !setup.cancel_on_drop && !first {
+            return;
+        }
+        self.time_with_the_last(1);
+        self.time_rest();
+        if self.first.is_some() {
+            self.first = Some(self.next_first());
+        }
+    }
+
+    fn next_first(&self) -> usize {
+        let stride = self.pending.stride();
+        self.queue.len().div_ceil(stride) * stride + 1
+    }
+
+    /// Jobs that are not timed go with the last that is, but for the newest.
+    fn time_with_the_last(&mut self, newest: usize) {
+        let last = self.queue.iter().rev().find_map(|queued| queued.since);
+        let count = self.queue.len().saturating_sub(newest);
+        for queued in self.queue[..count]
+            .iter_mut()
+            .filter(|it| it.since.is_none())
+        {
+            queued.since = last;
+        }
+    }
+
+    /// Jobs that are not timed were accepted now.
+    fn time_rest(&mut self) {
+        for queued in &mut self.queue {
+            queued.since.get_or_insert(self.now);
+        }
+    }
+
+    /// A caller drops the handle of a job that is not in a batch.
+    fn give_up(&mut self, setup: &Setup, id: u8) {
+        self.answer(id);
+        let in_line = self.line.len();
+        self.line.retain(|job| job.id != id);
+        if self.line.len() < in_line {
+            self.unwanted |= bit(id);
+            return;
+        }
+        if let Some(at) = self.queue.iter().position(|queued| queued.job.id == id) {
+            self.queue.remove(at);
+            for mark in &mut self.marks {
+                mark.ahead -= usize::from(at < mark.ahead);
+            }
+            self.passed += usize::from(at < self.meant);
+            self.meant -= usize::from(at < self.meant);
+            self.move_up(setup);
+        }
+        if let Some(at) = self.storage.iter().position(|held| held.job.id == id) {
+            let held = self.storage.remove(at);
+            self.departed.push(held);
+        }
+        if self.awaits {
+            self.wake();
+        }
+    }
+
+    /// Lets the line into the room that there is.
+    fn move_up(&mut self, setup: &Setup) {
+        let room = setup.capacity - self.queue.len();
+        let up: Vec<Job> = self.line.drain(..room.min(self.line.len())).collect();
+        if !up.is_empty() {
+            self.time_rest();
+            let since = Some(self.now);
+            self.queue
+                .extend(up.into_iter().map(|job| Queued { job, since }));
         }
     }
 
@@ -408,14 +521,15 @@ impl State {
     /// start again: states that differ only by when they are count once.
     fn forget_the_past(&mut self, setup: &Setup) {
         let pending = !self.storage.is_empty() || !self.flushing.is_empty();
-        if pending || self.stopped.is_some() || self.stalled.is_some() {
+        let timed = !self.queue.is_empty() || !self.departed.is_empty();
+        if pending || timed || self.stopped.is_some() || self.stalled.is_some() {
             return;
         }
         let mut fresh = Pending::new(setup.policy.clone(), at(0));
         self.running.iter().for_each(|_| fresh.started());
         let with_a_job = |pending: &Pending| {
             let mut pending = pending.clone();
-            pending.arrive(1, 0, at(self.now));
+            pending.arrive(1, at(self.now));
             pending
         };
         if with_a_job(&self.pending) != with_a_job(&fresh) {
@@ -428,7 +542,9 @@ impl State {
     fn poll(&mut self, setup: &Setup) {
         let desk = Desk::new(self, setup.capacity);
         let over = self.timer().is_some_and(|timer| timer <= self.now);
-        self.phase = if over || desk.wakes(self, |_| {}).is_none() {
+        self.awaits = self.departed.is_empty() && desk.wakes(self, |_| {}).is_some();
+        self.first = self.pending.wants().is_none().then(|| self.next_first());
+        self.phase = if over || !self.awaits {
             Phase::Turn
         } else {
             Phase::Asleep
@@ -438,11 +554,23 @@ impl State {
     /// Returns whether there is a cancellation to see about.
     fn look(&mut self, setup: &Setup, prank: &mut Option<Prank>) -> bool {
         let now = at(self.now);
+        for held in mem::take(&mut self.departed) {
+            self.see_off(held);
+        }
         let flushing = self.pending.is_flushing();
+        if self.awaits {
+            self.time_with_the_last(0);
+            self.awaits = false;
+        }
+        self.time_rest();
         let desk = Desk::new(self, setup.capacity);
-        let seen = desk.look(self.pending.room(), flushing);
+        let mut room = self.pending.room();
+        if flushing && room <= self.meant + self.passed {
+            room = room.min(self.meant);
+        }
+        let seen = desk.look(room, flushing);
         let news = seen.news;
-        let requests = self.take_up(setup, &seen.taken, flushing);
+        let (requests, taken) = self.take_up(setup, &seen.taken, flushing, news.flush);
         if requests.len() != seen.requests || self.queue.len() != news.queued {
             self.fault = Some(Fault::Intake);
         }
@@ -458,7 +586,8 @@ impl State {
         for number in seen.finished {
             self.retire(number);
         }
-        self.pending.took(news.taken);
+        self.pending
+            .took(mem::take(&mut self.passed) + seen.taken.len());
         if let Some(ahead) = news.flush {
             let together = requests
                 .last()
@@ -471,9 +600,12 @@ impl State {
             self.stalled = None;
         }
         if news.taken > 0 {
-            self.pending.arrive(news.taken, news.weight, now);
+            for held in &taken {
+                self.pending.arrive(1, at(held.since));
+            }
+            self.pending.weigh(news.weight);
             self.stalled = None;
-            self.store(setup, prank, seen.taken);
+            self.store(setup, prank, taken);
         }
         if news.closed && !self.pending.is_stopping() {
             self.pending.stop(now);
@@ -485,31 +617,40 @@ impl State {
     }
 
     /// Does to the intake what a look does to it, and returns which requests
-    /// were heard.
-    fn take_up(&mut self, setup: &Setup, taken: &[Job], flushing: bool) -> Vec<usize> {
-        if !self.queue.starts_with(taken) {
+    /// were heard, and the jobs.
+    fn take_up(
+        &mut self,
+        setup: &Setup,
+        taken: &[Job],
+        flushing: bool,
+        flush: Option<usize>,
+    ) -> (Vec<usize>, Vec<Held>) {
+        let jobs: Vec<Job> = self.queue.iter().map(|queued| queued.job).collect();
+        if !jobs.starts_with(taken) {
             self.fault = Some(Fault::Order);
-            return Vec::new();
+            return Default::default();
         }
-        self.queue.drain(..taken.len());
-        let room = setup.capacity - self.queue.len();
-        let up = self.line.drain(..room.min(self.line.len()));
-        self.queue.extend(up);
+        let held = self.queue.drain(..taken.len()).map(|queued| Held {
+            job: queued.job,
+            since: queued.since.unwrap_or(self.now),
+        });
+        let held = held.collect();
+        self.meant = flush.unwrap_or(self.meant.saturating_sub(taken.len()));
+        self.move_up(setup);
         self.finished.clear();
         self.nudged = false;
         if flushing {
             for mark in &mut self.marks {
                 mark.ahead = mark.ahead.saturating_sub(taken.len());
             }
-            return Vec::new();
+            return (Vec::new(), held);
         }
-        self.marks.drain(..).map(|mark| mark.request).collect()
+        let heard = self.marks.drain(..).map(|mark| mark.request);
+        (heard.collect(), held)
     }
 
-    fn store(&mut self, setup: &Setup, prank: &mut Option<Prank>, jobs: Vec<Job>) {
-        let since = self.now;
-        let held = jobs.into_iter().map(|job| Held { job, since });
-        self.storage.extend(held);
+    fn store(&mut self, setup: &Setup, prank: &mut Option<Prank>, jobs: Vec<Held>) {
+        self.storage.extend(jobs);
         if setup.policy.chooses && self.plays(prank, |prank| prank == Prank::Refuse) {
             let refused = self.storage.pop();
             self.lose(refused);
@@ -569,19 +710,12 @@ impl State {
         if reason == FlushReason::Size && heavy && taken.len() < setup.policy.max_batch_size {
             reason = FlushReason::Weight;
         }
-        let wanted = |job: &Job| self.unwanted & bit(job.id) == 0;
-        let (jobs, unwanted): (Vec<Job>, Vec<Job>) = taken.into_iter().partition(wanted);
-        for job in unwanted {
-            self.answer(job.id);
-        }
-        if !jobs.is_empty() {
-            self.launch(setup, &jobs);
-            seen(Cut {
-                jobs: jobs.iter().map(|job| job.id).collect(),
-                reason,
-                waited,
-            });
-        }
+        self.launch(setup, &taken);
+        seen(Cut {
+            jobs: taken.iter().map(|job| job.id).collect(),
+            reason,
+            waited,
+        });
     }
 
     fn cut(&mut self, setup: &Setup, prank: &mut Option<Prank>) -> Vec<Job> {
@@ -590,7 +724,7 @@ impl State {
         let fits = fitting(setup, &taken);
         self.storage.extend(taken.drain(fits..));
         let jobs: Vec<Job> = taken.iter().map(|held| held.job).collect();
-        if policy.chooses {
+        if policy.chooses || setup.cancel_on_drop {
             for held in taken {
                 self.see_off(held);
             }
@@ -682,7 +816,8 @@ impl State {
 
     fn end(&mut self, setup: &Setup, overdue: bool) {
         self.close();
-        let queued = mem::take(&mut self.queue).into_iter().map(|job| job.id);
+        let queued = mem::take(&mut self.queue);
+        let queued = queued.into_iter().map(|queued| queued.job.id);
         let held = mem::take(&mut self.storage).into_iter();
         let in_hand: Vec<u8> = self
             .in_hand()
