@@ -685,7 +685,6 @@ impl<J, R> State<J, R> {
         if self.given_up == 0 || self.given_up < self.queue.len() - self.given_up {
             return Vec::new();
         }
-        self.note_arrivals(Instant::now());
         let mut given_up = Vec::with_capacity(mem::take(&mut self.given_up));
         let mut gone = Vec::with_capacity(given_up.capacity());
         let mut kept = VecDeque::with_capacity(self.queue.len() - given_up.capacity());
