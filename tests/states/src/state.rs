@@ -317,7 +317,8 @@ impl State {
                     ahead: self.queue.len(),
                     request: self.requests.len(),
                 });
-                let accepted = self.submitted - count(&self.line);
+                // Of those in line some may have left it.
+                let accepted = self.line.first().map_or(self.submitted, |job| job.id);
                 self.requests.push(Request {
                     accepted,
                     together: accepted,
@@ -850,10 +851,6 @@ impl State {
 
 fn bit(id: u8) -> u8 {
     1 << id
-}
-
-fn count<T>(list: &[T]) -> u8 {
-    u8::try_from(list.len()).unwrap_or(u8::MAX)
 }
 
 /// Returns how many of the jobs, from the first, may go together.
