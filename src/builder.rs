@@ -146,8 +146,8 @@ where
     /// Sets how long the first pending job waits for company at most. Default
     /// 1 s; zero is refused, and [`Duration::MAX`] means for ever.
     ///
-    /// The time runs from when the loop takes the job up and ends when a batch
-    /// may start. Tokio's timer rounds it up to the next millisecond and may add
+    /// The time runs from when the job is accepted, or from the start of the loop,
+    /// and so also while other batches take all places in flight. Tokio's timer rounds it up to the next millisecond and may add
     /// one, so 200 µs cost a lone caller 1.1 to 2.2 ms.
     ///
     /// With the feature `fine-timer`, what is due in less than a millisecond,
@@ -238,6 +238,13 @@ where
 
     /// Sets whether a job whose handle is dropped before its batch is cut is
     /// left out. Default false: it is processed.
+    ///
+    /// Such a job takes no place in a batch and no room in the queue, and is
+    /// dropped at once or as soon as there are no more jobs that are wanted than
+    /// jobs like it. A [`storage`](Self::storage) of your own is cleared of them
+    /// in the same way: it is asked for all it holds, and the jobs that are wanted
+    /// are appended again in the order in which they were accepted. Each job costs
+    /// two allocations more.
     pub fn cancel_on_drop(mut self, cancel: bool) -> Self {
         self.cancel_on_drop = cancel;
         self

@@ -24,7 +24,8 @@ pub enum JobError {
     /// The processor returned this error for the whole batch. It is also this
     /// error's [`source`](Error::source), ready to be downcast.
     Failed(Arc<dyn Error + Send + Sync>),
-    /// The processor, or the weight function, panicked with this message.
+    /// The processor panicked with this message; or the weight function, or the
+    /// hash or comparison of a key or id, or the clone of a retained result.
     Panicked(Arc<str>),
     /// The processor returned another number of results than it was given
     /// jobs, so no result can be matched to its job.

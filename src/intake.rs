@@ -32,10 +32,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::error::{Closed, ShutdownTimeout};
-use crate::job::{PendingJob, Place, Reply, Ticket, total_weight};
+use crate::job::{PendingJob, Place, Receipt, Reply, Ticket, send_all, total_weight};
 use crate::panics::{discard, guard};
 use crate::recent::Recent;
 use crate::report::Stats;
@@ -50,9 +49,7 @@ pub(crate) struct Intake<J, R> {
     /// Jobs whose handles are dropped leave the queue.
     cancel_on_drop: bool,
     state: Aligned<Mutex<State<J, R>>>,
-    /// Cancelled when the loop has ended and everything is answered.
-    pub(crate) ended: CancellationToken,
-    /// Set before `ended` where a stop ran out of time.
+    /// Set before the end where a stop ran out of time.
     timeout: OnceLock<ShutdownTimeout>,
 }
 
@@ -98,6 +95,10 @@ struct State<J, R> {
     nudged: bool,
     /// The loop has ended, or will never run.
     ended: bool,
+    /// It has, and everything is answered.
+    over: bool,
+    /// Who waits for that.
+    drained: Vec<Reply<()>>,
     flushes: Vec<Flush>,
     /// Numbers of the batches that have ended since the loop last looked.
     finished: Vec<u64>,
@@ -171,12 +172,13 @@ impl<J, R> Intake<J, R> {
                 recent: Recent::default(),
                 nudged: false,
                 ended: false,
+                over: false,
+                drained: Vec::new(),
                 flushes: Vec::new(),
                 finished: Vec::new(),
                 asleep: None,
                 stats: Stats::default(),
             })),
-            ended: CancellationToken::new(),
             timeout: OnceLock::new(),
         }
     }
@@ -298,8 +300,23 @@ impl<J, R> Intake<J, R> {
 
     /// Waits until the loop has ended.
     pub(crate) async fn drained(&self) -> Result<(), ShutdownTimeout> {
-        self.ended.cancelled().await;
+        if let Some(receipt) = self.await_end() {
+            // Whatever it says, it is over.
+            let _ = receipt.accepted().await;
+        }
         self.timeout.get().map_or(Ok(()), |timeout| Err(*timeout))
+    }
+
+    /// Returns what is answered at the end, unless that was before.
+    fn await_end(&self) -> Option<Receipt<()>> {
+        let mut state = self.lock();
+        if state.over {
+            return None;
+        }
+        let (reply, receipt) = Reply::new();
+        state.drained.retain(|reply| !reply.is_unwanted());
+        state.drained.push(reply);
+        Some(receipt)
     }
 
     // What the loop does.
@@ -457,6 +474,19 @@ impl<J, R> Intake<J, R> {
         discard(queue, self.name());
         drop(flushes);
         abandoned
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.lock().over
+    }
+
+    /// Tells everybody that the loop has ended and everything is answered.
+    pub(crate) fn end(&self) {
+        let mut state = self.lock();
+        state.over = true;
+        let drained = mem::take(&mut state.drained);
+        drop(state);
+        send_all(drained.into_iter().map(|reply| (reply, Ok(()))));
     }
 
     pub(crate) fn time_out(&self, timeout: ShutdownTimeout) {

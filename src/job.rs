@@ -48,7 +48,6 @@ impl<R> Reply<R> {
     }
 
     /// Whether the handle was dropped.
-    #[cfg(feature = "tracked")]
     pub(crate) fn is_unwanted(&self) -> bool {
         self.0.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
@@ -457,6 +456,10 @@ impl<R> Receipt<R> {
 /// withdraws it under
 /// [`cancel_on_drop`](crate::MicroBatchBuilder::cancel_on_drop). Dropping the
 /// handle of a job that still waits for room withdraws it, always.
+///
+/// A handle whose result is there resolves without a look at Tokio's budget of
+/// the task, so one task may collect any number of handles, by whatever loop, at a
+/// constant cost for each.
 ///
 /// # Errors
 ///

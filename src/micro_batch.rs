@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Closed, JobError, ShutdownTimeout, StartError, TrySubmitError};
 use crate::intake::{Claim, Intake, Refusal};
 use crate::job::{JobHandle, PendingJob, Receipt, Reply};
-use crate::panics::{Shielded, guard};
+use crate::panics::{Shielded, discard, guard};
 use crate::processor::BatchProcessor;
 use crate::report::Stats;
 use crate::storage::BatchStorage;
@@ -21,6 +21,10 @@ use crate::worker::Worker;
 ///
 /// Cheap to clone; all clones feed the same loop, and dropping the last one
 /// stops it as [`shutdown`](Self::shutdown) does, without waiting.
+///
+/// Where one stage's processor submits to the next, give each stage a token of
+/// its own and await their `shutdown` first to last. With one token for all, the
+/// last closes at once, and what the first drains into it is refused.
 ///
 /// # Examples
 ///
@@ -194,9 +198,15 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
 
     /// Submits a job, and returns a handle that resolves to its result.
     ///
-    /// Accepts the job at once when the queue has room. Otherwise the handle
-    /// holds it: awaiting the handle, or [`JobHandle::accepted`], waits for
-    /// room, first come first served, and dropping it withdraws the job.
+    /// Accepts the job at once when the queue has room. Otherwise the job stands
+    /// in line for it from now on, first come first served, whether the handle is
+    /// polled or not; dropping the handle there withdraws the job. The line has no
+    /// limit of its own: where that matters, [`JobHandle::accepted`],
+    /// [`reserve`](Self::reserve) and [`try_submit`](Self::try_submit) wait or
+    /// refuse before there is more.
+    ///
+    /// A processor that awaits a job of its own micro-batcher may wait for itself:
+    /// its batch keeps its place in flight meanwhile.
     ///
     /// Never fails by itself: a job that is not accepted resolves its handle as
     /// [`JobError::Closed`] or [`JobError::TooHeavy`], and as
@@ -204,7 +214,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     pub fn submit(&self, job: J) -> JobHandle<R> {
         let (job, receipt) = match self.owner.weigh(&job) {
             Ok(weight) => self.owner.pending(job, weight),
-            Err(error) => return JobHandle::refused(error),
+            Err(error) => return self.owner.refuse(job, error),
         };
         match self.owner.intake.push(job) {
             Ok(None) => receipt.accepted_by(&self.owner.intake),
@@ -239,7 +249,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
         let (job, receipt) = match self.owner.weigh(&job) {
             Ok(weight) => self.owner.pending(job, weight),
             Err(JobError::TooHeavy { .. }) => return Err(TrySubmitError::TooHeavy(job)),
-            Err(error) => return Ok(JobHandle::refused(error)),
+            Err(error) => return Ok(self.owner.refuse(job, error)),
         };
         match self.owner.intake.try_push(job) {
             Ok(()) => Ok(receipt.accepted_by(&self.owner.intake)),
@@ -250,6 +260,10 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
 
     /// Waits for room in the queue and reserves it for one job, first come
     /// first served.
+    ///
+    /// Whoever has polled it stands in line, and in the end holds room, until the
+    /// future is polled again or dropped. A task that stops polling one, in a
+    /// `select!` that it has left for something else, stands in its own way, too.
     ///
     /// # Errors
     ///
@@ -363,7 +377,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// Returns whether the loop has been started and has not ended.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        matches!(*self.owner.stage(), Stage::Started) && !self.owner.intake.ended.is_cancelled()
+        matches!(*self.owner.stage(), Stage::Started) && !self.owner.intake.is_over()
     }
 
     /// Returns whether jobs are no longer accepted.
@@ -404,7 +418,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     pub(crate) fn submit_into(&self, claim: Claim<J, R>, job: J) -> JobHandle<R> {
         let (job, receipt) = match self.owner.weigh(&job) {
             Ok(weight) => self.owner.pending(job, weight),
-            Err(error) => return JobHandle::refused(error),
+            Err(error) => return self.owner.refuse(job, error),
         };
         match claim.redeem(job) {
             Ok(()) => receipt.accepted_by(&self.owner.intake),
@@ -426,6 +440,12 @@ impl<J, R> Owner<J, R> {
             drop(stage);
             drop(idle);
         }
+    }
+
+    /// Drops a job that cannot be accepted.
+    fn refuse(&self, job: J, error: JobError) -> JobHandle<R> {
+        discard([job], self.intake.name());
+        JobHandle::refused(error)
     }
 
     #[inline]

@@ -64,7 +64,6 @@ impl<T> Sender<T> {
         }
     }
 
-    #[cfg(any(feature = "tracked", test))]
     pub(crate) fn is_closed(&self) -> bool {
         matches!(*lock(&self.0), State::Closed)
     }

@@ -81,7 +81,7 @@ struct Ended<J, R>(Arc<Intake<J, R>>);
 
 impl<J, R> Drop for Ended<J, R> {
     fn drop(&mut self) {
-        self.0.ended.cancel();
+        self.0.end();
     }
 }
 

@@ -1,11 +1,15 @@
 //! Jobs whose callers have gone, under `cancel_on_drop`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use microbatch::{BatchProcessor, FlushReason, MicroBatch, MicroBatchBuilder};
+use microbatch::{BatchProcessor, FlushReason, JobHandle, MicroBatch, MicroBatchBuilder};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::support::{Gate, Reports, assert_balanced, results, run, secs, settle, soon, submit};
+use crate::support::{
+    Gate, Reports, assert_balanced, millis, results, run, secs, settle, soon, submit,
+};
 
 fn cancelling(gate: &Gate) -> MicroBatchBuilder<u32, u32, impl BatchProcessor<u32, u32> + use<>> {
     MicroBatch::builder(gate.clone()).cancel_on_drop(true)
@@ -124,4 +128,111 @@ async fn jobs_are_withdrawn_at_a_stop_too() {
     assert_eq!(results(handles).await, [1]);
     assert_eq!(gate.batches(), [[1]]);
     assert_eq!(reports.reasons(), [FlushReason::Shutdown]);
+}
+
+/// The dead were left out after the cut, and nothing took their place: ten batches
+/// of one.
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_cut_from_those_who_still_wait() {
+    for (rounds, size) in [(10, 10), (100, 50)] {
+        let (gate, reports) = (Gate::open(), Reports::default());
+        let batcher = run(cancelling(&gate)
+            .max_batch_size(size)
+            .interval(secs(3600))
+            .on_batch(reports.hook()));
+        let mut kept = Vec::new();
+        for round in 0..rounds {
+            let mut handles = submit(&batcher, (0..10).map(|job| round * 10 + job));
+            kept.push(handles.pop().expect("ten"));
+            drop(handles);
+            if round % 3 == 0 {
+                settle().await;
+            }
+        }
+        settle().await;
+        let batches = gate.batches();
+        assert_eq!(batches.len(), rounds as usize / size, "{batches:?}");
+        assert!(batches.iter().all(|batch| batch.len() == size));
+        let stats = batcher.stats();
+        assert_eq!(stats.withdrawn, u64::from(rounds) * 9);
+        assert_balanced(stats);
+    }
+}
+
+/// A queue full of the dead said `Full` to the living, and kept their data.
+#[tokio::test(start_paused = true)]
+async fn who_gives_up_leaves_room_and_no_memory() {
+    let data = Arc::new(());
+    let gate = Gate::closed();
+    let processor = gate.clone();
+    let process = move |jobs: Vec<Arc<()>>| {
+        let gate = processor.clone();
+        async move { gate.process(vec![0; jobs.len()]).await }
+    };
+    let batcher = run(MicroBatch::builder(process)
+        .max_batch_size(2)
+        .queue_capacity(50)
+        .cancel_on_drop(true));
+    let in_hand: Vec<_> = (0..2).map(|_| batcher.submit(Arc::clone(&data))).collect();
+    settle().await;
+    for _ in 0..100 {
+        let handles: Vec<_> = (0..100)
+            .map(|_| batcher.submit(Arc::clone(&data)))
+            .collect();
+        settle().await;
+        drop(handles);
+        let handles: Vec<_> = (0..50)
+            .filter_map(|_| batcher.try_submit(Arc::clone(&data)).ok())
+            .collect();
+        assert_eq!(handles.len(), 50, "there is room");
+        drop(handles);
+        settle().await;
+        assert_eq!(Arc::strong_count(&data), 3);
+    }
+    gate.pass(1);
+    settle().await;
+    assert!(in_hand.iter().all(JobHandle::is_finished));
+    let stats = batcher.stats();
+    assert_eq!((stats.queued, stats.pending, stats.waiting), (0, 0, 0));
+    assert_balanced(stats);
+}
+
+/// Arrivals at twice the capacity, each caller with patience for a service and a
+/// half: batches were of the dead, with 1.1 of the living each. This is how a service
+/// that is slow for a minute stays down for an hour.
+#[tokio::test(start_paused = true)]
+async fn an_overloaded_processor_works_for_those_who_still_wait() {
+    const SIZE: usize = 10;
+    let reports = Reports::default();
+    let batcher = MicroBatch::builder(|jobs: Vec<u32>| async move {
+        sleep(millis(100)).await;
+        Ok::<_, String>(jobs)
+    });
+    let batcher = run(batcher
+        .max_batch_size(SIZE)
+        .interval(millis(1000))
+        .cancel_on_drop(true)
+        .on_batch(reports.hook()));
+    let mut callers = JoinSet::new();
+    for job in 0..4000 {
+        // Ten are served in the time in which twenty come.
+        let handle = batcher.submit(job);
+        callers.spawn(async move { timeout(millis(150), handle).await.is_ok() });
+        sleep(millis(5)).await;
+    }
+    callers.join_all().await;
+    // Those who still wait are more than a batch at every moment.
+    let full = (0..)
+        .map(|cut| 45 + cut * 100)
+        .take_while(|at| *at < 4000 * 5)
+        .count();
+    let stats = batcher.stats();
+    let processed = usize::try_from(stats.completed).unwrap();
+    assert!(
+        processed >= full * SIZE * 95 / 100,
+        "{processed} of {}",
+        full * SIZE
+    );
+    assert_eq!(stats.completed + stats.withdrawn, 4000);
+    assert_balanced(stats);
 }

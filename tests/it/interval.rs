@@ -13,6 +13,10 @@ fn large(gate: &Gate) -> MicroBatchBuilder<u32, u32, impl BatchProcessor<u32, u3
     MicroBatch::builder(gate.clone()).max_batch_size(100)
 }
 
+fn waits(reports: &Reports) -> Vec<Duration> {
+    reports.all().iter().map(|report| report.waited).collect()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lone_job_waits_the_whole_interval() {
     let (gate, reports) = (Gate::open(), Reports::default());
@@ -195,4 +199,40 @@ async fn waiting_for_the_interval_is_one_wake_up() {
     sleep(secs(999)).await;
     assert_eq!(polls.get(), before);
     results(handles).await;
+}
+
+/// The interval started when the loop took a job up: batches started at 0, 10 and
+/// 11 s, and the last was told to have waited for 1 s.
+#[tokio::test(start_paused = true)]
+async fn the_interval_counts_from_acceptance_also_behind_a_busy_batch() {
+    let (gate, reports) = (Gate::closed(), Reports::default());
+    let batcher = run(MicroBatch::builder(gate.clone()).on_batch(reports.hook()));
+    let handles = submit(&batcher, 0..7);
+    sleep(secs(10)).await;
+    gate.pass(3);
+    results(handles).await;
+    assert_eq!(gate.batches(), [vec![0, 1, 2], vec![3, 4, 5], vec![6]]);
+    assert_eq!(gate.times(), [Duration::ZERO, secs(10), secs(10)]);
+    assert_eq!(waits(&reports), [Duration::ZERO, secs(10), secs(10)]);
+}
+
+/// Each job that may become the first of its batch is timed by itself.
+#[tokio::test(start_paused = true)]
+async fn jobs_queued_up_one_by_one_wait_for_their_own_interval() {
+    let (gate, reports) = (Gate::closed(), Reports::default());
+    let batcher = MicroBatch::builder(gate.clone()).interval(secs(8));
+    let batcher = run(batcher.on_batch(reports.hook()));
+    let mut handles = submit(&batcher, 0..6);
+    for job in 6..10 {
+        sleep(secs(1)).await;
+        handles.extend(submit(&batcher, [job]));
+    }
+    // The batch in hand ends at 5 s, the next one too; then three make a batch,
+    // and the last, of the fourth second, waits to the twelfth.
+    sleep(secs(1)).await;
+    gate.pass(9);
+    results(handles).await;
+    let times = [0, 5, 5, 12].map(secs);
+    assert_eq!(gate.times(), times);
+    assert_eq!(waits(&reports), [0, 5, 4, 8].map(secs));
 }

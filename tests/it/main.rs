@@ -22,6 +22,7 @@ mod handle;
 mod idle;
 mod interval;
 mod keyed;
+mod loops;
 mod observe;
 mod options;
 mod queue;

@@ -410,11 +410,12 @@ impl Model<'_> {
             Err(timeout) => {
                 let in_time = (deadline..=deadline.saturating_add(LATE)).contains(&over);
                 let lost = seen.jobs.iter().filter(|job| job.lost).count() as u64;
-                let abandoned = seen.stats.map(|stats| stats.abandoned - lost);
+                let abandoned = seen.stats.map(|stats| stats.abandoned.saturating_sub(lost));
                 // What a storage loses that panics when it is asked for the last
                 // time counts as well.
                 let panics = matches!(self.scenario.options.storage, Storage::PanicsOnTake(_));
-                let at_last = if panics { lost } else { 0 };
+                let cancels = self.scenario.options.cancel_on_drop;
+                let at_last = if panics || cancels { lost } else { 0 };
                 let right = abandoned.is_none_or(|count| {
                     (count..=count + at_last).contains(&(timeout.abandoned as u64))
                 });
@@ -449,16 +450,22 @@ impl Model<'_> {
         let unwanted = unseen.filter(|job| matches!(job.handle, Handle::Dropped(_)));
         let unwanted = unwanted.count() as u64 + unclear;
         let lost = seen.jobs.iter().filter(|job| job.lost).count() as u64;
+        // What the storage dropped may have been given up before.
+        let either = seen.jobs.iter().filter(|job| {
+            let cancels = self.scenario.options.cancel_on_drop;
+            cancels && job.lost && matches!(job.handle, Handle::Dropped(_))
+        });
+        let either = either.count() as u64;
         let clean = !self.may_give_up(seen.end);
         let denies = self.scenario.options.storage == Storage::Denies;
         let right = (accepted..=accepted + unclear).contains(&stats.accepted)
             && stats.completed == sizes(true)
             && stats.failed == sizes(false)
-            && stats.withdrawn <= unwanted
+            && stats.withdrawn <= unwanted + either
             && (stats.withdrawn == 0 || self.scenario.options.cancel_on_drop)
             && stats.withdrawn_waiting <= count(Place::InLine) + count(Place::Refused) + unclear
-            && stats.abandoned >= lost
-            && (!clean || denies || stats.abandoned == lost)
+            && stats.abandoned >= lost - either
+            && (!clean || denies || (lost - either..=lost).contains(&stats.abandoned))
             && stats.batches >= seen.batches.len() as u64
             && (!clean || stats.batches == seen.batches.len() as u64)
             && stats.accepted == stats.completed + stats.failed + stats.withdrawn + stats.abandoned
