@@ -81,7 +81,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     ///     Ok::<_, String>(jobs.iter().map(|job| job * 2).collect())
     /// });
     ///
-    /// let doubled = double.submit_stream(stream::iter(0..100), 32);
+    /// let doubled = double.submit_stream(stream::iter(0..100), 32); // batches hold 3 jobs
     /// let doubled: Vec<_> = doubled.try_collect().await?;
     /// assert_eq!(doubled[..4], [0, 2, 4, 6]);
     /// # Ok(())
