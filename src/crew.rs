@@ -21,7 +21,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tracing::Span;
 
 use crate::batch::{Batch, Context};
@@ -30,8 +30,7 @@ use crate::processor::BatchProcessor;
 
 pub(crate) struct Crew<J, R, P> {
     board: Arc<Board<J, R, P>>,
-    /// By their numbers.
-    members: Vec<Option<JoinHandle<()>>>,
+    tasks: JoinSet<()>,
 }
 
 /// Where batches wait for a member to take them.
@@ -78,24 +77,20 @@ impl<J, R, P> Crew<J, R, P> {
                     dismissed: false,
                 }),
             }),
-            members: Vec::new(),
+            tasks: JoinSet::new(),
         }
     }
 
     /// Drops every batch in hand at its next await, and the tasks with them.
-    pub(crate) fn abort(&self) {
-        for member in self.members.iter().flatten() {
-            member.abort();
-        }
+    pub(crate) fn abort(&mut self) {
+        self.tasks.abort_all();
         discard(self.board.dismiss(), self.board.context.name());
     }
 
     /// Waits until the tasks have ended, once they are idle or aborted.
     pub(crate) async fn dismiss(&mut self) {
         discard(self.board.dismiss(), self.board.context.name());
-        for member in self.members.drain(..).flatten() {
-            let _ = member.await;
-        }
+        while self.tasks.join_next().await.is_some() {}
     }
 }
 
@@ -114,30 +109,23 @@ where
         in_flight: usize,
         lately: usize,
     ) {
-        let (hired, surplus) = self.board.change(|state| {
+        let (hired, members, surplus) = self.board.change(|state| {
             state.batches.push_back((batch, span));
-            let hired = (state.members() < in_flight).then(|| state.hire());
-            (hired, state.dismiss_surplus(lately))
+            let members = state.members();
+            let hired = (members < in_flight).then(|| state.hire());
+            (hired, members, state.dismiss_surplus(lately))
         });
-        if !surplus.is_empty() {
-            surplus.into_iter().for_each(Waker::wake);
-            // What is left of a task is freed with its handle.
-            let ended = |member: &JoinHandle<()>| member.is_finished();
-            for member in &mut self.members {
-                member.take_if(|member| ended(member));
-            }
+        surplus.into_iter().for_each(Waker::wake);
+        if self.tasks.len() > members {
+            // What is left of those that have ended.
+            while self.tasks.try_join_next().is_some() {}
         }
         let Some(number) = hired else { return };
-        let member = Member {
+        self.tasks.spawn(serve(Member {
             board: Arc::clone(&self.board),
             number,
             left: false,
-        };
-        let task = Some(tokio::spawn(serve(member)));
-        match self.members.get_mut(number) {
-            Some(ended) => *ended = task,
-            None => self.members.push(task),
-        }
+        }));
     }
 }
 
@@ -219,6 +207,9 @@ impl<J, R, P> State<J, R, P> {
     /// are to end.
     fn dismiss_surplus(&mut self, lately: usize) -> Vec<Waker> {
         self.wanted = lately;
+        if self.batches.capacity() > 64 && self.batches.capacity() / 4 > lately {
+            self.batches.shrink_to(lately * 2);
+        }
         let surplus = self.members().saturating_sub(lately.saturating_mul(2));
         // Those that were idle longest.
         let idle = self.idle.drain(..surplus.min(self.idle.len()));

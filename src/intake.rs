@@ -770,3 +770,33 @@ impl<J, R> State<J, R> {
         wakers
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_queue_leaves_no_memory() {
+        let intake = Intake::<u64, ()>::new(None, usize::MAX, false);
+        let push = |count| {
+            for job in 0..count {
+                assert!(matches!(intake.push(PendingJob::new(job, 0).0), Ok(None)));
+            }
+        };
+        let look = |room| {
+            let (mut inbox, mut arrivals) = (VecDeque::new(), Vec::new());
+            let (now, mut finished) = (Instant::now(), Vec::new());
+            let news = intake.look(now, room, None, &mut inbox, &mut arrivals, &mut finished);
+            let times: usize = arrivals.iter().map(|(_, count)| count).sum();
+            assert_eq!(times, news.taken);
+            news.taken
+        };
+        push(100_000);
+        while look(1000) > 0 {}
+        for _ in 0..10 {
+            push(10);
+            assert_eq!(look(1000), 10);
+        }
+        assert!(intake.lock().queue.capacity() < 200);
+    }
+}

@@ -130,3 +130,22 @@ impl<J, R> Line<J, R> {
         entries.into_iter().filter_map(|entry| entry.waiting)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_line_leaves_no_memory() {
+        let mut line = Line::<u8, u8>::default();
+        let tickets: Vec<_> = (0..100_000)
+            .map(|_| line.join(Waiting::Reservation(None)))
+            .collect();
+        for ticket in tickets.iter().step_by(2) {
+            assert!(line.leave(*ticket).is_some() && line.leave(*ticket).is_none());
+        }
+        assert_eq!(line.len(), 50_000);
+        while line.pop().is_some() {}
+        assert!(line.entries.capacity() < 200 && line.gaps == 0);
+    }
+}

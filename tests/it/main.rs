@@ -6,6 +6,7 @@
 
 mod batching;
 mod build;
+mod burst;
 mod cancel_on_drop;
 mod corpus;
 mod decorators;
