@@ -5,6 +5,7 @@ use std::time::Duration;
 use std::{fmt, mem};
 
 use tokio::time::Instant;
+use tracing::level_filters::LevelFilter;
 use tracing::{Span, debug, debug_span, error};
 
 use crate::error::JobError;
@@ -96,6 +97,9 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
 
     /// Returns the span of this batch, which follows from those of its jobs.
     pub(crate) fn span(&self, origins: &[Span]) -> Span {
+        if LevelFilter::current() < LevelFilter::DEBUG {
+            return Span::none();
+        }
         let name = self.name();
         let (size, weight) = (self.jobs.len(), self.weight);
         let (reason, waited) = (self.reason, self.waited);

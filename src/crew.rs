@@ -153,7 +153,7 @@ async fn serve<J, R, P: BatchProcessor<J, R>>(mut member: Member<J, R, P>) {
             let name = board.context.name();
             trace(|| tracing::error!(name, %error, "the end of a batch panicked"));
         }
-        discard([span], None);
+        discard(Some(span).filter(|span| !span.is_none()), None);
     }
 }
 

@@ -561,6 +561,9 @@ impl<J, R, P, S: BatchStorage<J, R>> Worker<J, R, P, S> {
         let held = guard(|| self.storage.get_mut().take(usize::MAX, usize::MAX));
         discard(held.into_iter().flatten(), self.name());
         discard(mem::take(&mut self.inbox), self.name());
+        // They are counted.
+        self.departures.take();
+        self.given_up = 0;
         abandoned
     }
 }
