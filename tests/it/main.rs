@@ -4,10 +4,13 @@
 //! sleeps to let things happen. The few tests that need threads of their own
 //! wait for events, never for time.
 
+mod acceptance;
 mod batching;
 mod build;
+mod burst;
 mod cancel_on_drop;
 mod corpus;
+mod crowd;
 mod decorators;
 mod edge;
 mod errors;
@@ -18,10 +21,13 @@ mod field;
 mod fine_timer;
 mod flush;
 mod flush_cost;
+mod given_up;
 mod handle;
 mod idle;
 mod interval;
 mod keyed;
+mod large;
+mod narrow;
 mod observe;
 mod options;
 mod queue;
@@ -37,5 +43,6 @@ mod threads;
 mod tower;
 #[cfg(feature = "tracked")]
 mod tracked;
+mod wakers;
 mod watch;
 mod weight;
