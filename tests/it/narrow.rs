@@ -99,9 +99,10 @@ async fn a_narrow_stream_gets_on_without_an_interval() {
             } else {
                 batcher.submit_stream(source, concurrency).boxed()
             };
-            for _ in 0..319 * width {
+            for _ in 0..320 * width {
                 soon(results.next()).await.expect("more").expect("succeeds");
             }
+            assert!(soon(results.next()).await.is_none());
         }
     }
 }
