@@ -77,6 +77,13 @@ pub(crate) struct Batch<J, R, P> {
     pub(crate) slot: Slot<J, R, P>,
 }
 
+impl<J, R, P> Drop for Batch<J, R, P> {
+    fn drop(&mut self) {
+        // One by one: two jobs that panic in one drop would abort the process.
+        discard(mem::take(&mut self.jobs), self.slot.context.name());
+    }
+}
+
 /// One of the places for batches in flight. Its drop tells the loop that the
 /// batch has ended, however it ends.
 pub(crate) struct Slot<J, R, P> {

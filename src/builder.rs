@@ -341,7 +341,8 @@ where
             policy.backlog = policy.backlog.max(self.queue_capacity);
         }
         let max_batch_weight = policy.max_batch_weight;
-        let intake = Intake::new(self.name, self.queue_capacity, self.cancel_on_drop);
+        let (name, capacity) = (self.name, self.queue_capacity);
+        let intake = Intake::new(name, capacity, self.cancel_on_drop, policy.chooses);
         let intake = Arc::new(intake);
         let context = Context {
             processor: Shielded::new(self.processor),

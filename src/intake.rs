@@ -48,6 +48,8 @@ pub(crate) struct Intake<J, R> {
     capacity: usize,
     /// Jobs whose handles are dropped leave the queue.
     cancel_on_drop: bool,
+    /// The storage is a user's own, and may put the last first.
+    chooses: bool,
     state: Aligned<Mutex<State<J, R>>>,
     /// Set before the end where a stop ran out of time.
     timeout: OnceLock<ShutdownTimeout>,
@@ -149,11 +151,17 @@ pub(crate) enum Refusal {
 }
 
 impl<J, R> Intake<J, R> {
-    pub(crate) fn new(name: Option<Arc<str>>, capacity: usize, cancel_on_drop: bool) -> Self {
+    pub(crate) fn new(
+        name: Option<Arc<str>>,
+        capacity: usize,
+        cancel_on_drop: bool,
+        chooses: bool,
+    ) -> Self {
         Self {
             name,
             capacity,
             cancel_on_drop,
+            chooses,
             state: Aligned(Mutex::new(State {
                 queue: VecDeque::new(),
                 reserved: 0,
@@ -247,11 +255,14 @@ impl<J, R> Intake<J, R> {
 
     /// Asks for a flush if so many accepted jobs, or more, wait for their batch:
     /// a caller with so many jobs on their way submits no more before it has
-    /// results, which come by themselves unless all of its jobs wait. Returns
-    /// whether it asked.
+    /// results, which come by themselves unless all of its jobs wait; or the first
+    /// of them does, which a storage of the user's may keep back while it gives
+    /// others. Returns whether it asked.
     pub(crate) fn flush_if_all_wait(&self, jobs: usize) -> bool {
         let mut state = self.lock();
-        if state.ended || state.stats.pending + state.queued() < jobs {
+        let waiting = state.stats.pending + state.queued();
+        let needed = if self.chooses { 1 } else { jobs };
+        if state.ended || waiting < needed {
             return false;
         }
         let waker = state.request(None);
@@ -777,7 +788,7 @@ mod tests {
 
     #[test]
     fn a_long_queue_leaves_no_memory() {
-        let intake = Intake::<u64, ()>::new(None, usize::MAX, false);
+        let intake = Intake::<u64, ()>::new(None, usize::MAX, false, false);
         let push = |count| {
             for job in 0..count {
                 assert!(matches!(intake.push(PendingJob::new(job, 0).0), Ok(None)));

@@ -6,8 +6,8 @@
 //! - Every item that is pulled yields exactly one result.
 //! - An item is pulled only into room that was reserved for it, or once there
 //!   will never be room again.
-//! - A stream that can pull nothing more until a result comes never waits for the
-//!   interval: unless a result is sure to come, it asks for a flush.
+//! - A stream that has more to pull, and can pull nothing until a result comes,
+//!   never waits for the interval: unless a result is sure to come, it asks for a flush.
 //! - Room is held only while the source is being polled, and a place in line
 //!   only while a poll has said that the stream waits. So neither a slow source
 //!   nor a consumer busy with a result keeps others from the queue.
@@ -38,7 +38,8 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// `max_in_flight`, so that a batch fills while others are processed. Where
     /// all of them wait for their batch, so that nothing more can be pulled, the
     /// stream has them flushed and does not wait for the interval: with less than
-    /// `max_batch_size` it makes batches of `concurrency`. Room in the queue is reserved before an item is pulled,
+    /// `max_batch_size` it makes batches of `concurrency`. What is left once the
+    /// source has ended waits for company like any other job. Room in the queue is reserved before an item is pulled,
     /// so what has no room yet stays in the source.
     ///
     /// The stream holds a clone of this `MicroBatch`. It ends when the source

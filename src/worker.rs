@@ -482,9 +482,8 @@ where
                 )
             });
         }
-        if self.spare.len() < self.in_flight.most() {
-            self.spare.push(owed);
-        }
+        self.spare.push(owed);
+        self.spare.truncate(self.in_flight.most());
         self.in_flight.trim(&mut self.running);
     }
 

@@ -67,7 +67,7 @@ impl<J, R> Intake<J, R> {
         };
         drop(state);
         // Only now, because it may be the last that is left of another task.
-        drop(last);
+        discard(last, None);
         Poll::Pending
     }
 }

@@ -4,11 +4,14 @@
 //! sleeps to let things happen. The few tests that need threads of their own
 //! wait for events, never for time.
 
+mod acceptance;
+mod after_burst;
 mod batching;
 mod build;
 mod burst;
 mod cancel_on_drop;
 mod corpus;
+mod crowd;
 mod decorators;
 mod edge;
 mod errors;
@@ -19,11 +22,14 @@ mod field;
 mod fine_timer;
 mod flush;
 mod flush_cost;
+mod given_up;
 mod handle;
 mod idle;
 mod interval;
 mod keyed;
+mod large;
 mod loops;
+mod narrow;
 mod observe;
 mod options;
 mod queue;
@@ -39,5 +45,6 @@ mod threads;
 mod tower;
 #[cfg(feature = "tracked")]
 mod tracked;
+mod wakers;
 mod watch;
 mod weight;

@@ -266,3 +266,35 @@ async fn one_that_a_hook_throws_changes_no_result() {
     let batcher = run(batcher.on_batch(|_| panic_any(Bomb(LIVE))));
     assert_eq!(results(submit(&batcher, 0..6)).await, [0, 1, 2, 3, 4, 5]);
 }
+
+/// Panics whenever it is dropped.
+struct Always;
+
+impl Drop for Always {
+    fn drop(&mut self) {
+        panic!("always");
+    }
+}
+
+/// A batch that no task had taken was dropped as a whole: two jobs whose drops panic
+/// aborted the process.
+#[tokio::test(start_paused = true)]
+async fn two_bombs_in_a_batch_not_taken() {
+    let batcher = MicroBatch::builder(|jobs: Vec<Always>| async move {
+        jobs.into_iter().for_each(std::mem::forget);
+        Ok::<Vec<u32>, String>(Vec::new())
+    })
+    .max_batch_size(2)
+    .build()
+    .unwrap();
+    let handles = submit(&batcher, [Always, Always]);
+    let mut start = Box::pin(batcher.start(CancellationToken::new()));
+    // Polled by hand once: the batch is assigned and its task has not run.
+    let waker = std::task::Waker::noop();
+    let _ = start
+        .as_mut()
+        .poll(&mut std::task::Context::from_waker(waker));
+    drop(start);
+    let abandoned = |answer: &Result<u32, _>| matches!(answer, Err(JobError::Abandoned));
+    assert!(answers(handles).await.iter().all(abandoned));
+}

@@ -32,7 +32,7 @@ impl Wake for Bell {
 
 impl Desk {
     pub fn new(state: &State, capacity: usize) -> Self {
-        let desk = Self(Intake::new(None, capacity, false));
+        let desk = Self(Intake::new(None, capacity, false, false));
         let mut marks = state.marks.iter().peekable();
         for (at, job) in state.queue.iter().enumerate() {
             while marks.next_if(|mark| mark.ahead == at).is_some() {
