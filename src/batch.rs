@@ -13,6 +13,7 @@ use crate::intake::Intake;
 use crate::job::{Reply, send_all};
 use crate::panics::{Shielded, discard, guard, trace};
 use crate::processor::BatchProcessor;
+use crate::recent::is_excess;
 use crate::report::{BatchReport, FlushReason};
 
 /// What every batch of one micro-batcher shares.
@@ -178,7 +179,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
             let name = self.name();
             trace(|| error!(name, %error, "the drop of a result, or a waker, panicked"));
         }
-        if replies.capacity() <= size.saturating_mul(4).max(64) {
+        if !is_excess(replies.capacity(), size) {
             self.owed.put(replies);
         }
     }

@@ -27,6 +27,7 @@ use tracing::Span;
 use crate::batch::{Batch, Context};
 use crate::panics::{Call, discard, guard, trace};
 use crate::processor::BatchProcessor;
+use crate::recent::is_excess;
 
 pub(crate) struct Crew<J, R, P> {
     board: Arc<Board<J, R, P>>,
@@ -207,7 +208,7 @@ impl<J, R, P> State<J, R, P> {
     /// are to end.
     fn dismiss_surplus(&mut self, lately: usize) -> Vec<Waker> {
         self.wanted = lately;
-        if self.batches.capacity() > 64 && self.batches.capacity() / 4 > lately {
+        if is_excess(self.batches.capacity(), lately) {
             self.batches.shrink_to(lately * 2);
         }
         let surplus = self.members().saturating_sub(lately.saturating_mul(2));

@@ -9,6 +9,11 @@ const WINDOW: u8 = 4;
 /// With less than that there is nothing to gain.
 const SMALL: usize = 64;
 
+/// Whether room for so many is much more than the most that was needed.
+pub(crate) fn is_excess(capacity: usize, most: usize) -> bool {
+    capacity > most.saturating_mul(4).max(SMALL)
+}
+
 /// The most there was of something, in this window of notes and in the last one.
 #[derive(Debug, Default)]
 pub(crate) struct Recent {
@@ -32,14 +37,9 @@ impl Recent {
         self.this.max(self.last)
     }
 
-    /// Whether room for so many is much more than was needed lately.
-    pub(crate) fn is_excess(&self, capacity: usize) -> bool {
-        capacity > SMALL && capacity / 4 > self.most()
-    }
-
     /// Gives memory back that was not needed lately.
     pub(crate) fn trim<T>(&self, buffer: &mut VecDeque<T>) {
-        if self.is_excess(buffer.capacity()) {
+        if is_excess(buffer.capacity(), self.most()) {
             buffer.shrink_to(self.most() * 2);
         }
     }

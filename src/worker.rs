@@ -31,7 +31,7 @@ use crate::job::{Departures, PendingJob, Reply, send_all, total_weight};
 use crate::panics::{Shielded, discard, guard, trace};
 use crate::pending::{Pending, Policy};
 use crate::processor::BatchProcessor;
-use crate::recent::Recent;
+use crate::recent::{Recent, is_excess};
 use crate::report::FlushReason;
 use crate::storage::{BatchStorage, fitting};
 use crate::timer::Timer;
@@ -440,7 +440,7 @@ where
             reply
         }));
         // The buffers go round: inbox, queue, storage, batch.
-        if taken.capacity() <= self.most.max(size).saturating_mul(4).max(64) {
+        if !is_excess(taken.capacity(), self.most.max(size)) {
             self.empty = taken.into();
         }
         owed.put(replies);

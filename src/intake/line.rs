@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::task::Waker;
 
 use crate::job::{PendingJob, Ticket};
+use crate::recent::is_excess;
 
 pub(super) struct Line<J, R> {
     entries: VecDeque<Entry<J, R>>,
@@ -115,8 +116,7 @@ impl<J, R> Line<J, R> {
             self.entries.pop_front();
             self.gaps -= 1;
         }
-        let capacity = self.entries.capacity();
-        if capacity > 64 && self.entries.len() < capacity / 4 {
+        if is_excess(self.entries.capacity(), self.entries.len()) {
             self.entries.shrink_to(self.entries.len() * 2);
         }
     }
