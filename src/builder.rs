@@ -7,43 +7,16 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{Context, Hook};
+use crate::engine::batch::{BatchContext, Hook};
+use crate::engine::panics::Shielded;
+use crate::engine::queue::Queue;
+use crate::engine::schedule::Policy;
+use crate::engine::worker::Worker;
 use crate::error::BuildError;
-use crate::intake::Intake;
 use crate::micro_batch::{MicroBatch, Weigher};
-use crate::panics::Shielded;
-use crate::pending::Policy;
 use crate::processor::BatchProcessor;
 use crate::report::BatchReport;
 use crate::storage::{BatchStorage, MemoryStorage};
-use crate::worker::Worker;
-
-impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
-    /// Makes a micro-batcher with the default options. Nothing is processed
-    /// until [`start`](Self::start).
-    ///
-    /// Jobs may be submitted before; they wait in the queue.
-    pub fn new<P: BatchProcessor<J, R>>(processor: P) -> Self {
-        Self::builder(processor).assemble()
-    }
-
-    /// Makes a micro-batcher with the default options and starts it on the
-    /// current runtime. It stops when `cancel` is cancelled.
-    ///
-    /// # Panics
-    ///
-    /// Outside a Tokio runtime.
-    pub fn new_running<P: BatchProcessor<J, R>>(cancel: CancellationToken, processor: P) -> Self {
-        let micro_batch = Self::new(processor);
-        micro_batch.spawn(cancel);
-        micro_batch
-    }
-
-    /// Returns a builder with the default options.
-    pub fn builder<P: BatchProcessor<J, R>>(processor: P) -> MicroBatchBuilder<J, R, P> {
-        MicroBatchBuilder::new(processor)
-    }
-}
 
 /// Sets the options of a [`MicroBatch`].
 ///
@@ -115,8 +88,8 @@ where
                 flush_when_idle: false,
                 flush_cost: None,
                 shutdown_timeout: Duration::from_secs(5),
-                chooses: false,
-                backlog: 3,
+                custom_storage: false,
+                max_pending: 3,
             },
             queue_capacity: 100,
             cancel_on_drop: false,
@@ -260,7 +233,7 @@ where
             storage,
             processor: self.processor,
             policy: Policy {
-                chooses: true,
+                custom_storage: true,
                 ..self.policy
             },
             queue_capacity: self.queue_capacity,
@@ -336,22 +309,22 @@ where
     /// Puts the parts together, whose values have been checked.
     pub(crate) fn assemble(self) -> MicroBatch<J, R> {
         let mut policy = self.policy;
-        policy.backlog = policy.max_batch_size;
-        if policy.chooses {
-            policy.backlog = policy.backlog.max(self.queue_capacity);
+        policy.max_pending = policy.max_batch_size;
+        if policy.custom_storage {
+            policy.max_pending = policy.max_pending.max(self.queue_capacity);
         }
         let max_batch_weight = policy.max_batch_weight;
         let (name, capacity) = (self.name, self.queue_capacity);
-        let intake = Intake::new(name, capacity, self.cancel_on_drop, policy.chooses);
-        let intake = Arc::new(intake);
-        let context = Context {
+        let queue = Queue::new(name, capacity, self.cancel_on_drop, policy.custom_storage);
+        let queue = Arc::new(queue);
+        let context = BatchContext {
             processor: Shielded::new(self.processor),
-            intake: Arc::clone(&intake),
+            queue: Arc::clone(&queue),
             on_batch: self.on_batch.map(Shielded::new),
         };
         let worker = Worker::new(context, policy, self.storage);
         let weigher = self.weigher.map(Shielded::new);
-        MicroBatch::new_idle(intake, weigher, max_batch_weight, worker)
+        MicroBatch::new_idle(queue, weigher, max_batch_weight, worker)
     }
 }
 

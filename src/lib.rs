@@ -2,35 +2,21 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 
-mod batch;
 mod builder;
-mod crew;
+mod engine;
 mod error;
-mod ids;
-mod in_order;
-mod intake;
+mod handle;
 mod job;
-mod keyed;
 mod micro_batch;
-mod oneshot;
-mod panics;
-mod pending;
 mod processor;
-mod recent;
 mod report;
 mod storage;
-mod stream;
-mod timer;
-#[cfg(feature = "tower")]
-mod tower;
-#[cfg(feature = "tracked")]
-mod tracked;
-mod worker;
+mod wrappers;
 
 pub use builder::MicroBatchBuilder;
 pub use error::{BuildError, Closed, JobError, ShutdownTimeout, StartError, TrySubmitError};
-pub use job::{JobHandle, PendingJob};
-pub use keyed::{Keyed, KeyedBuilder, KeyedJob, KeyedOptions, KeyedProcessor, PerKey};
+pub use handle::JobHandle;
+pub use job::PendingJob;
 pub use micro_batch::{MicroBatch, Permit};
 #[cfg(feature = "retry")]
 pub use processor::Retry;
@@ -40,9 +26,12 @@ pub use processor::{
 };
 pub use report::{BatchReport, FlushReason, Stats};
 pub use storage::{BatchStorage, MemoryStorage};
-pub use stream::{SubmitStream, SubmitStreamUnordered};
 pub use tokio_util::sync::CancellationToken;
+pub use wrappers::keyed::{Keyed, KeyedBuilder, KeyedJob, KeyedOptions, KeyedProcessor, PerKey};
+pub use wrappers::stream::{SubmitStream, SubmitStreamUnordered};
 #[cfg(feature = "tower")]
-pub use tower::ServiceProcessor;
+pub use wrappers::tower::ServiceProcessor;
 #[cfg(feature = "tracked")]
-pub use tracked::{JobStatus, Tracked, TrackedBuilder, TrackedJob, TrackedOptions, Tracking};
+pub use wrappers::tracked::{
+    JobStatus, Tracked, TrackedBuilder, TrackedJob, TrackedOptions, Tracking,
+};

@@ -1,20 +1,22 @@
 //! The handle that users hold.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fmt, mem};
 
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use crate::builder::MicroBatchBuilder;
+use crate::engine::panics::{Shielded, catch, discard};
+use crate::engine::queue::{Queue, Refusal, Reservation};
+use crate::engine::reply;
+use crate::engine::worker::Worker;
 use crate::error::{Closed, JobError, ShutdownTimeout, StartError, TrySubmitError};
-use crate::intake::{Claim, Intake, Refusal};
-use crate::job::{JobHandle, PendingJob, Receipt, Reply};
-use crate::panics::{Shielded, discard, guard};
+use crate::handle::{HandleParts, JobHandle};
+use crate::job::PendingJob;
 use crate::processor::BatchProcessor;
 use crate::report::Stats;
 use crate::storage::BatchStorage;
-use crate::worker::Worker;
 
 /// Groups single jobs into small batches and gives every caller its own
 /// result.
@@ -43,44 +45,70 @@ use crate::worker::Worker;
 /// # }
 /// ```
 pub struct MicroBatch<J, R> {
-    /// The way to room of tower's `poll_ready`, which belongs to this clone
-    /// alone. Boxed, so that a clone is two words whatever a job is. Before the
-    /// owner, so that the last clone gives the room back before it closes.
+    /// What tower's `poll_ready` has reserved, for this clone alone. Boxed, so that a
+    /// clone is two words whatever a job is. Before `shared`, so that the last clone
+    /// frees the room before it closes the queue.
     #[cfg(feature = "tower")]
-    pub(crate) place: Option<Box<Claim<J, R>>>,
-    owner: Arc<Owner<J, R>>,
+    pub(crate) reservation: Option<Box<Reservation<J, R>>>,
+    shared: Arc<Shared<J, R>>,
 }
 
-/// What the users share, and by whose drop the loop learns that they are gone.
-struct Owner<J, R> {
-    intake: Arc<Intake<J, R>>,
+/// What all clones share. Its drop closes the queue, which stops the worker.
+struct Shared<J, R> {
+    queue: Arc<Queue<J, R>>,
     weigher: Option<Shielded<Weigher<J>>>,
     max_batch_weight: usize,
-    stage: Mutex<Stage>,
+    lifecycle: Mutex<Lifecycle>,
 }
 
 pub(crate) type Weigher<J> = Box<dyn Fn(&J) -> usize + Send + Sync>;
 
-/// Starts the worker, whose processor and storage have types of their own.
-type Launch = Box<dyn FnOnce(CancellationToken) -> Run + Send>;
-type Run = Pin<Box<dyn Future<Output = Result<(), ShutdownTimeout>> + Send>>;
+/// Runs the worker, whatever the types of its processor and storage.
+type RunWorker =
+    Box<dyn FnOnce(CancellationToken) -> BoxFuture<'static, Result<(), ShutdownTimeout>> + Send>;
 
-enum Stage {
-    Idle(Launch),
+enum Lifecycle {
+    /// Not started yet.
+    Idle(RunWorker),
     Started,
     /// Stopped before it was started.
     Skipped,
 }
 
-impl<J, R> Drop for Owner<J, R> {
+impl<J, R> Drop for Shared<J, R> {
     fn drop(&mut self) {
-        self.intake.close();
+        self.queue.close();
     }
 }
 
 impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
+    /// Makes a micro-batcher with the default options. Nothing is processed
+    /// until [`start`](Self::start).
+    ///
+    /// Jobs may be submitted before; they wait in the queue.
+    pub fn new<P: BatchProcessor<J, R>>(processor: P) -> Self {
+        Self::builder(processor).assemble()
+    }
+
+    /// Makes a micro-batcher with the default options and starts it on the
+    /// current runtime. It stops when `cancel` is cancelled.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub fn new_running<P: BatchProcessor<J, R>>(cancel: CancellationToken, processor: P) -> Self {
+        let micro_batch = Self::new(processor);
+        micro_batch.spawn(cancel);
+        micro_batch
+    }
+
+    /// Returns a builder with the default options.
+    pub fn builder<P: BatchProcessor<J, R>>(processor: P) -> MicroBatchBuilder<J, R, P> {
+        MicroBatchBuilder::new(processor)
+    }
+
     pub(crate) fn new_idle<P, S>(
-        intake: Arc<Intake<J, R>>,
+        queue: Arc<Queue<J, R>>,
         weigher: Option<Shielded<Weigher<J>>>,
         max_batch_weight: usize,
         worker: Worker<J, R, P, S>,
@@ -89,12 +117,12 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
         P: BatchProcessor<J, R>,
         S: BatchStorage<J, R>,
     {
-        let launch: Launch = Box::new(|cancel| Box::pin(worker.run(cancel)));
-        Self::of(Arc::new(Owner {
-            intake,
+        let run: RunWorker = Box::new(|cancel| Box::pin(worker.run(cancel)));
+        Self::of(Arc::new(Shared {
+            queue,
             weigher,
             max_batch_weight,
-            stage: Mutex::new(Stage::Idle(launch)),
+            lifecycle: Mutex::new(Lifecycle::Idle(run)),
         }))
     }
 
@@ -125,7 +153,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future ends the loop without draining: intake closes,
+    /// Dropping the future ends the loop without draining: queue closes,
     /// batches in flight are aborted, and every job that was accepted and has
     /// no result resolves as [`JobError::Abandoned`].
     ///
@@ -151,22 +179,22 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
         &self,
         cancel: CancellationToken,
     ) -> impl Future<Output = Result<(), StartError>> + Send + 'static + use<J, R> {
-        let mut stage = self.owner.stage();
-        let claimed = mem::replace(&mut *stage, Stage::Started);
-        if matches!(claimed, Stage::Skipped) {
-            *stage = Stage::Skipped;
+        let mut lifecycle = self.shared.lifecycle();
+        let before = mem::replace(&mut *lifecycle, Lifecycle::Started);
+        if matches!(before, Lifecycle::Skipped) {
+            *lifecycle = Lifecycle::Skipped;
         }
-        drop(stage);
+        drop(lifecycle);
         async move {
-            match claimed {
-                Stage::Idle(launch) => Ok(launch(cancel).await?),
-                Stage::Started => Err(StartError::AlreadyStarted),
-                Stage::Skipped => Ok(()),
+            match before {
+                Lifecycle::Idle(run) => Ok(run(cancel).await?),
+                Lifecycle::Started => Err(StartError::AlreadyStarted),
+                Lifecycle::Skipped => Ok(()),
             }
         }
     }
 
-    /// Stops: closes the intake, drains what was accepted without waiting for
+    /// Stops: closes the queue, drains what was accepted without waiting for
     /// the interval, and waits for the end, `shutdown_timeout` at most. May be
     /// called any number of times and by anyone; all calls wait for the same
     /// end.
@@ -188,11 +216,11 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     pub fn shutdown(
         &self,
     ) -> impl Future<Output = Result<(), ShutdownTimeout>> + Send + 'static + use<J, R> {
-        let owner = Arc::clone(&self.owner);
+        let shared = Arc::clone(&self.shared);
         async move {
-            owner.intake.close();
-            owner.skip();
-            owner.intake.drained().await
+            shared.queue.close();
+            shared.skip();
+            shared.queue.wait_for_end().await
         }
     }
 
@@ -212,14 +240,14 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// [`JobError::Closed`] or [`JobError::TooHeavy`], and as
     /// [`JobError::Panicked`] where the weight function panics.
     pub fn submit(&self, job: J) -> JobHandle<R> {
-        let (job, receipt) = match self.owner.weigh(&job) {
-            Ok(weight) => self.owner.pending(job, weight),
-            Err(error) => return self.owner.refuse(job, error),
+        let (job, handle) = match self.shared.weigh(&job) {
+            Ok(weight) => self.shared.pending(job, weight),
+            Err(error) => return self.shared.refuse(job, error),
         };
-        match self.owner.intake.push(job) {
-            Ok(None) => receipt.accepted_by(&self.owner.intake),
-            Ok(Some(ticket)) => receipt.waiting(self.owner.intake.clone(), ticket),
-            Err(Closed) => receipt.refused(JobError::Closed),
+        match self.shared.queue.push(job) {
+            Ok(None) => handle.accepted(&self.shared.queue),
+            Ok(Some(waiter)) => handle.waiting(self.shared.queue.clone(), waiter),
+            Err(Closed) => JobHandle::refused(JobError::Closed),
         }
     }
 
@@ -246,13 +274,13 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// # }
     /// ```
     pub fn try_submit(&self, job: J) -> Result<JobHandle<R>, TrySubmitError<J>> {
-        let (job, receipt) = match self.owner.weigh(&job) {
-            Ok(weight) => self.owner.pending(job, weight),
+        let (job, handle) = match self.shared.weigh(&job) {
+            Ok(weight) => self.shared.pending(job, weight),
             Err(JobError::TooHeavy { .. }) => return Err(TrySubmitError::TooHeavy(job)),
-            Err(error) => return Ok(self.owner.refuse(job, error)),
+            Err(error) => return Ok(self.shared.refuse(job, error)),
         };
-        match self.owner.intake.try_push(job) {
-            Ok(()) => Ok(receipt.accepted_by(&self.owner.intake)),
+        match self.shared.queue.try_push(job) {
+            Ok(()) => Ok(handle.accepted(&self.shared.queue)),
             Err((Refusal::Full, job)) => Err(TrySubmitError::Full(job.into_job())),
             Err((Refusal::Closed, job)) => Err(TrySubmitError::Closed(job.into_job())),
         }
@@ -290,11 +318,11 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// # }
     /// ```
     pub async fn reserve(&self) -> Result<Permit<'_, J, R>, Closed> {
-        let mut claim = self.claim();
-        claim.granted().await?;
+        let mut reservation = self.reservation();
+        reservation.ready().await?;
         Ok(Permit {
             micro_batch: self,
-            claim,
+            reservation,
         })
     }
 
@@ -364,96 +392,99 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// # }
     /// ```
     pub fn flush(&self) -> impl Future<Output = ()> + Send + 'static + use<J, R> {
-        let intake = Arc::clone(&self.owner.intake);
+        let queue = Arc::clone(&self.shared.queue);
         async move {
-            let (done, receipt): (Reply<()>, Receipt<()>) = Reply::new();
-            intake.flush(done);
-            // Whether it was flushed or will never be: there is no more to wait
-            // for.
-            let _ = receipt.accepted().await;
+            let (sender, receiver) = reply::channel();
+            queue.flush(sender);
+            // An error means that there is nothing left to flush.
+            let _ = receiver.await;
         }
     }
 
     /// Returns whether the loop has been started and has not ended.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        matches!(*self.owner.stage(), Stage::Started) && !self.owner.intake.is_over()
+        matches!(*self.shared.lifecycle(), Lifecycle::Started) && !self.shared.queue.has_ended()
     }
 
     /// Returns whether jobs are no longer accepted.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.owner.intake.is_closed()
+        self.shared.queue.is_closed()
     }
 
     /// Returns counters and gauges of this moment.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.owner.intake.stats()
+        self.shared.queue.stats()
     }
 }
 
 impl<J, R> MicroBatch<J, R> {
-    fn of(owner: Arc<Owner<J, R>>) -> Self {
+    fn of(shared: Arc<Shared<J, R>>) -> Self {
         Self {
             #[cfg(feature = "tower")]
-            place: None,
-            owner,
+            reservation: None,
+            shared,
         }
     }
 
-    /// Returns a claim to room for one job, not yet in line.
-    pub(crate) fn claim(&self) -> Claim<J, R> {
-        Claim::new(&self.owner.intake)
+    /// Returns a reservation of room for one job, which waits from its first poll on.
+    pub(crate) fn reservation(&self) -> Reservation<J, R> {
+        Reservation::new(&self.shared.queue)
     }
 
-    /// Flushes if so many accepted jobs, or more, wait for their batch.
+    /// Requests a flush if at least this many accepted jobs wait for their batch.
     pub(crate) fn flush_if_all_wait(&self, jobs: usize) -> bool {
-        self.owner.intake.flush_if_all_wait(jobs)
+        self.shared.queue.flush_if_all_wait(jobs)
     }
 }
 
 impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
-    /// Submits a job into the room that was granted to the claim.
-    pub(crate) fn submit_into(&self, claim: Claim<J, R>, job: J) -> JobHandle<R> {
-        let (job, receipt) = match self.owner.weigh(&job) {
-            Ok(weight) => self.owner.pending(job, weight),
-            Err(error) => return self.owner.refuse(job, error),
+    /// Submits a job into reserved room.
+    pub(crate) fn submit_into(&self, reservation: Reservation<J, R>, job: J) -> JobHandle<R> {
+        let (job, handle) = match self.shared.weigh(&job) {
+            Ok(weight) => self.shared.pending(job, weight),
+            Err(error) => return self.shared.refuse(job, error),
         };
-        match claim.redeem(job) {
-            Ok(()) => receipt.accepted_by(&self.owner.intake),
-            Err(Closed) => receipt.refused(JobError::Closed),
+        match reservation.push(job) {
+            Ok(()) => handle.accepted(&self.shared.queue),
+            Err(Closed) => JobHandle::refused(JobError::Closed),
         }
     }
 }
 
-impl<J, R> Owner<J, R> {
-    fn stage(&self) -> std::sync::MutexGuard<'_, Stage> {
-        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+impl<J, R> Shared<J, R> {
+    fn lifecycle(&self) -> MutexGuard<'_, Lifecycle> {
+        self.lifecycle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends a loop that was never started, which answers its jobs.
     fn skip(&self) {
-        let mut stage = self.stage();
-        if matches!(*stage, Stage::Idle(_)) {
-            let idle = mem::replace(&mut *stage, Stage::Skipped);
-            drop(stage);
+        let mut lifecycle = self.lifecycle();
+        if matches!(*lifecycle, Lifecycle::Idle(_)) {
+            let idle = mem::replace(&mut *lifecycle, Lifecycle::Skipped);
+            drop(lifecycle);
             drop(idle);
         }
     }
 
     /// Drops a job that cannot be accepted.
     fn refuse(&self, job: J, error: JobError) -> JobHandle<R> {
-        discard([job], self.intake.name());
+        discard([job], self.queue.name());
         JobHandle::refused(error)
     }
 
     #[inline]
-    fn pending(&self, job: J, weight: usize) -> (PendingJob<J, R>, Receipt<R>) {
-        if self.intake.cancels_on_drop() {
-            return PendingJob::cancellable(job, weight);
-        }
-        PendingJob::new(job, weight)
+    fn pending(&self, job: J, weight: usize) -> (PendingJob<J, R>, HandleParts<R>) {
+        let (mut job, reply) = PendingJob::new(job, weight);
+        let withdrawal = match self.queue.cancels_on_drop() {
+            true => Some(job.withdrawable()),
+            false => None,
+        };
+        (job, HandleParts { reply, withdrawal })
     }
 
     /// Returns the job's weight, or why it cannot be accepted.
@@ -467,7 +498,7 @@ impl<J, R> Owner<J, R> {
 
     #[inline(never)]
     fn weigh_by(&self, weigher: &Weigher<J>, job: &J) -> Result<usize, JobError> {
-        let weight = guard(|| weigher(job)).map_err(JobError::Panicked)?;
+        let weight = catch(|| weigher(job)).map_err(JobError::Panicked)?;
         let limit = self.max_batch_weight;
         if weight > limit {
             return Err(JobError::TooHeavy { weight, limit });
@@ -478,15 +509,15 @@ impl<J, R> Owner<J, R> {
 
 impl<J, R> Clone for MicroBatch<J, R> {
     fn clone(&self) -> Self {
-        Self::of(Arc::clone(&self.owner))
+        Self::of(Arc::clone(&self.shared))
     }
 }
 
 impl<J, R> fmt::Debug for MicroBatch<J, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MicroBatch")
-            .field("stats", &self.owner.intake.stats())
-            .field("closed", &self.owner.intake.is_closed())
+            .field("stats", &self.shared.queue.stats())
+            .field("closed", &self.shared.queue.is_closed())
             .finish_non_exhaustive()
     }
 }
@@ -497,7 +528,7 @@ impl<J, R> fmt::Debug for MicroBatch<J, R> {
 #[must_use = "a permit holds room in the queue until it is used or dropped"]
 pub struct Permit<'a, J, R> {
     micro_batch: &'a MicroBatch<J, R>,
-    claim: Claim<J, R>,
+    reservation: Reservation<J, R>,
 }
 
 impl<J: Send + 'static, R: Send + 'static> Permit<'_, J, R> {
@@ -507,7 +538,7 @@ impl<J: Send + 'static, R: Send + 'static> Permit<'_, J, R> {
     /// stopped after the reservation, and as [`JobError::TooHeavy`] for a job
     /// that no batch can hold.
     pub fn submit(self, job: J) -> JobHandle<R> {
-        self.micro_batch.submit_into(self.claim, job)
+        self.micro_batch.submit_into(self.reservation, job)
     }
 }
 

@@ -4,6 +4,7 @@ mod bisect;
 mod blocking;
 mod coalesce;
 mod ext;
+pub(crate) mod in_order;
 #[cfg(feature = "retry")]
 mod retry;
 mod timeout;
@@ -14,7 +15,7 @@ use std::ops::{Deref, DerefMut};
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
-use crate::panics::discard;
+use crate::engine::panics::discard;
 
 pub use bisect::Bisect;
 pub use blocking::BlockingProcessor;

@@ -100,11 +100,70 @@ pub struct Stats {
     pub in_flight: usize,
 }
 
+/// The transitions of jobs and batches. Each keeps `accepted` the sum that is promised
+/// above; the gauge `queued` and its part of `accepted` are added when asked for.
 impl Stats {
-    /// A batch of that many jobs ended without an answer.
-    pub(crate) fn lose(&mut self, jobs: usize) {
+    /// The worker took jobs out of the queue.
+    pub(crate) fn take_up(&mut self, jobs: usize) {
+        self.accepted += jobs as u64;
+        self.pending += jobs;
+    }
+
+    /// A job left the waiters.
+    pub(crate) fn withdraw_waiting(&mut self) {
+        self.withdrawn_waiting += 1;
+    }
+
+    pub(crate) fn withdraw_queued(&mut self) {
+        self.accepted += 1;
+        self.withdrawn += 1;
+    }
+
+    pub(crate) fn withdraw_pending(&mut self) {
+        self.pending -= 1;
+        self.withdrawn += 1;
+    }
+
+    pub(crate) fn abandon_queued(&mut self, jobs: usize) {
+        self.accepted += jobs as u64;
+        self.abandoned += jobs as u64;
+    }
+
+    pub(crate) fn abandon_pending(&mut self, jobs: usize) {
+        self.remove_pending(jobs);
+        self.abandoned += jobs as u64;
+    }
+
+    pub(crate) fn start_batch(&mut self, jobs: usize) {
+        self.remove_pending(jobs);
+        self.processing += jobs;
+        self.in_flight += 1;
+        self.batches += 1;
+    }
+
+    pub(crate) fn finish_batch(&mut self, jobs: usize, failed: bool) {
+        self.end_batch(jobs);
+        let outcome = match failed {
+            false => &mut self.completed,
+            true => &mut self.failed,
+        };
+        *outcome += jobs as u64;
+    }
+
+    /// A batch ended without results.
+    pub(crate) fn abandon_batch(&mut self, jobs: usize) {
+        self.end_batch(jobs);
+        self.abandoned += jobs as u64;
+    }
+
+    fn end_batch(&mut self, jobs: usize) {
         self.processing -= jobs;
         self.in_flight -= 1;
-        self.abandoned += jobs as u64;
+    }
+
+    fn remove_pending(&mut self, jobs: usize) {
+        // A storage that said it was empty, so that its jobs were abandoned, may give
+        // them all the same.
+        self.pending = self.pending.saturating_sub(jobs);
     }
 }

@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use super::{Always, BatchProcessor, Predicate, ShieldedVec};
+use crate::engine::panics::{Call, catch, discard};
 use crate::error::JobError;
-use crate::panics::{Call, discard, guard};
 
 /// A processor that splits a failed batch until the guilty jobs stand alone;
 /// see [`bisect`](super::BatchProcessorExt::bisect).
@@ -62,9 +62,9 @@ impl<P, W> Bisect<P, W> {
                 discard(results, None);
                 Err((JobError::ResultCount { expected, actual }, true))
             }
-            Ok(Err(error)) => match guard(|| self.when.holds(&error)) {
+            Ok(Err(error)) => match catch(|| self.when.holds(&error)) {
                 Ok(split) => {
-                    let error = guard(|| JobError::from_processor(error.into()));
+                    let error = catch(|| JobError::from_processor(error.into()));
                     Err((error.unwrap_or_else(JobError::Panicked), split))
                 }
                 Err(message) => {
@@ -100,7 +100,7 @@ impl<J: Clone> Part<J> {
         kept.reserve_exact(self.places.len());
         let mut left_out = Vec::new();
         for (at, job) in self.jobs.iter().enumerate() {
-            match guard(|| job.clone()) {
+            match catch(|| job.clone()) {
                 Ok(clone) => kept.push(clone),
                 Err(message) => left_out.push((at, message)),
             }

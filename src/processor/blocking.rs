@@ -6,9 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::{fmt, mem, thread};
 
 use super::{BatchProcessor, ShieldedVec};
+use crate::engine::panics::{Shielded, catch};
+use crate::engine::reply::{self, ReplyReceiver, ReplySender};
 use crate::error::JobError;
-use crate::job::{Receipt, Reply};
-use crate::panics::{Shielded, guard};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -80,14 +80,14 @@ impl<J: Send + 'static, R: Send + 'static> BlockingProcessor<J, R> {
         let thread = Thread(Arc::clone(&queue));
         // Its drop ends the thread, also where this future is dropped.
         let processor = Self { queue };
-        let (ready, receipt): (Reply<Outcome<()>>, Receipt<_>) = Reply::new();
+        let (ready, receiver): (ReplySender<Outcome<()>>, ReplyReceiver<_>) = reply::channel();
         let (init, run) = (Shielded::new(init), Shielded::new(run));
         thread::Builder::new()
             .name("microbatch-blocking".to_owned())
             .spawn(move || {
                 let mut state = match guarded(&*init) {
                     Ok(state) => {
-                        let _ = guard(|| ready.send(Ok(Ok(ShieldedVec::new(Vec::new())))));
+                        let _ = catch(|| ready.send(Ok(Ok(ShieldedVec::new(Vec::new())))));
                         Some(Shielded::new(state))
                     }
                     Err(error) => return ready.send(Ok(Err(shield(error)))),
@@ -95,10 +95,10 @@ impl<J: Send + 'static, R: Send + 'static> BlockingProcessor<J, R> {
                 while let Some(Work { jobs, reply }) = thread.0.next() {
                     let outcome = process(&mut state, &*init, &*run, jobs);
                     // What nobody waits for any more is dropped here.
-                    let _ = guard(|| reply.send(Ok(outcome.map_err(shield))));
+                    let _ = catch(|| reply.send(Ok(outcome.map_err(shield))));
                 }
             })?;
-        opened(receipt.accepted().await?)?;
+        opened(receiver.await?)?;
         Ok(processor)
     }
 }
@@ -132,14 +132,14 @@ where
         None => Shielded::new(guarded(init)?),
     };
     // A state that has seen a panic is dropped, and not by that panic.
-    let results = guard(|| run(ready.get_mut(), jobs.into_vec())).map_err(JobError::Panicked)?;
+    let results = catch(|| run(ready.get_mut(), jobs.into_vec())).map_err(JobError::Panicked)?;
     *state = Some(ready);
     guarded(|| results).map(ShieldedVec::new)
 }
 
 /// Makes an error of a panic, in the call or in the conversion of its error.
 fn guarded<T, E: Into<BoxError>>(call: impl FnOnce() -> Result<T, E>) -> Result<T, BoxError> {
-    let called = guard(|| call().map_err(Into::into));
+    let called = catch(|| call().map_err(Into::into));
     called.map_err(JobError::Panicked)?
 }
 
@@ -148,9 +148,9 @@ impl<J: Send + 'static, R: Send + 'static> BatchProcessor<J, R> for BlockingProc
 
     fn process(&self, jobs: Vec<J>) -> impl Future<Output = Result<Vec<R>, BoxError>> + Send {
         // Queued by the call, so that batches come to the thread in order.
-        let (place, receipt) = self.queue.push(jobs);
+        let (place, receiver) = self.queue.push(jobs);
         async move {
-            let outcome = receipt.accepted().await?;
+            let outcome = receiver.await?;
             // Held until here: its drop takes the batch out of the queue.
             drop(place);
             opened(outcome)
@@ -172,7 +172,7 @@ impl<J, R> fmt::Debug for BlockingProcessor<J, R> {
 
 struct Work<J, R> {
     jobs: ShieldedVec<J>,
-    reply: Reply<Outcome<R>>,
+    reply: ReplySender<Outcome<R>>,
 }
 
 /// The batches that the thread has not come to. It holds none whose future was
@@ -207,8 +207,8 @@ impl<J, R> Queue<J, R> {
     }
 
     /// Queues a batch, which its place takes out again.
-    fn push(&self, jobs: Vec<J>) -> (Place<'_, J, R>, Receipt<Outcome<R>>) {
-        let (reply, receipt) = Reply::new();
+    fn push(&self, jobs: Vec<J>) -> (Place<'_, J, R>, ReplyReceiver<Outcome<R>>) {
+        let (reply, receiver) = reply::channel();
         let jobs = ShieldedVec::new(jobs);
         let work = Work { jobs, reply };
         let mut state = self.lock();
@@ -223,7 +223,7 @@ impl<J, R> Queue<J, R> {
         drop(refused);
         self.changed.notify_one();
         let queue = self;
-        (Place { queue, number }, receipt)
+        (Place { queue, number }, receiver)
     }
 
     /// Blocks until there is a batch; none once the queue is closed.

@@ -5,8 +5,8 @@ use std::error::Error;
 use std::hash::{BuildHasher, Hash, RandomState};
 
 use super::{BatchProcessor, ShieldedVec, rethrow};
+use crate::engine::panics::{Call, catch, discard};
 use crate::error::JobError;
-use crate::panics::{Call, discard, guard};
 
 /// A processor that processes equal jobs of a batch once; see
 /// [`coalesce`](super::BatchProcessorExt::coalesce).
@@ -64,10 +64,10 @@ fn distinct<J: Eq + Hash>(jobs: Vec<J>) -> (Vec<J>, Vec<usize>) {
     let mut before: Vec<Option<usize>> = Vec::with_capacity(jobs.len());
     let mut jobs = ShieldedVec::new(jobs);
     for job in jobs.drain(..) {
-        let hash = guard(|| hasher.hash_one(&job)).ok();
+        let hash = catch(|| hasher.hash_one(&job)).ok();
         let mut next = hash.and_then(|hash| last.get(&hash).copied());
         while let Some(at) = next {
-            if guard(|| distinct[at] == job).unwrap_or(false) {
+            if catch(|| distinct[at] == job).unwrap_or(false) {
                 break;
             }
             next = before[at];

@@ -5,7 +5,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use super::{Always, BatchProcessor, Predicate, ShieldedVec, rethrow};
-use crate::panics::{Call, Shielded, discard, guard, trace};
+use crate::engine::panics::{Call, Shielded, catch, discard, trace};
 
 /// A processor that tries a failed batch again; see
 /// [`retry`](super::BatchProcessorExt::retry).
@@ -49,7 +49,7 @@ where
 
     fn process(&self, jobs: Vec<J>) -> impl Future<Output = Result<Vec<R>, P::Error>> + Send {
         let jobs = ShieldedVec::new(jobs);
-        let mut pauses = guard(|| Shielded::new(self.backoff.clone().build()));
+        let mut pauses = catch(|| Shielded::new(self.backoff.clone().build()));
         // The first attempt belongs to the call, so that batches start in order.
         let mut called = Call::new(|| self.inner.process(jobs.copy()));
         async move {
@@ -60,7 +60,7 @@ where
                     Ok(Err(error)) => error,
                     Err(message) => rethrow(message),
                 };
-                let pause = guard(|| match &mut pauses {
+                let pause = catch(|| match &mut pauses {
                     _ if !self.when.holds(&error) => None,
                     Ok(pauses) => pauses.get_mut().next(),
                     Err(message) => rethrow(message.clone()),

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use super::{BatchProcessor, rethrow};
-use crate::panics::Call;
+use crate::engine::panics::Call;
 
 /// A processor that limits how long a batch may take; see
 /// [`timeout`](super::BatchProcessorExt::timeout).

@@ -1,13 +1,13 @@
-//! Visits every state that the loop can be in, within small bounds, by the code
-//! that runs: the crate's own `pending.rs` and intake, with everything that can
-//! happen to them in any order.
+//! Visits every state that the worker can be in, within small bounds, by the code
+//! that runs: the crate's own schedule and queue, with everything that can happen to
+//! them in any order.
 //!
 //! A policy by its name as the argument visits that one alone.
 
 #![forbid(unsafe_code)]
 
-mod desk;
 mod model;
+mod real_queue;
 mod replay;
 mod rules;
 mod setup;
@@ -18,13 +18,19 @@ mod state;
 #[allow(dead_code, unused_imports)]
 mod sources {
     pub mod error;
-    pub mod intake;
     pub mod job;
-    pub mod oneshot;
-    pub mod panics;
-    pub mod pending;
-    pub mod recent;
     pub mod report;
+
+    pub mod engine {
+        pub mod departures;
+        mod oneshot;
+        pub mod panics;
+        mod peak;
+        pub mod queue;
+        pub mod reply;
+        pub mod schedule;
+        pub mod withdrawal;
+    }
 }
 
 use std::process::ExitCode;
@@ -32,7 +38,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Instant;
 
-use sources::{error, intake, job, oneshot, panics, pending, recent, report};
+use sources::{engine, error, job, report};
 use stateright::{Checker, Expectation, Model};
 
 use model::{Loop, Sights};

@@ -170,7 +170,7 @@ impl Real {
         if policy.max_batch_weight < usize::MAX {
             builder = builder.max_batch_weight(policy.max_batch_weight, |job| job.weight.into());
         }
-        let batcher = if policy.chooses {
+        let batcher = if policy.custom_storage {
             let jobs = Vec::new();
             let stage = Arc::clone(&stage);
             builder.storage(Trickster { jobs, stage }).build()

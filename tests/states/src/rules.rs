@@ -1,5 +1,5 @@
 //! What must hold, told once more from what the jobs are and how long they have
-//! waited, without a look at how `pending.rs` keeps count of it.
+//! waited, without a look at how `schedule.rs` keeps count of it.
 
 use std::time::Duration;
 
@@ -88,9 +88,9 @@ pub fn caps_hold(setup: &Setup, state: &State) -> bool {
 
 pub fn order_holds(setup: &Setup, state: &State) -> bool {
     let held = state.storage.iter().map(|held| held.job);
-    let held = held.filter(|_| !setup.policy.chooses);
+    let held = held.filter(|_| !setup.policy.custom_storage);
     let behind = state.queue.iter().map(|queued| queued.job);
-    let behind = behind.chain(state.line.iter().copied());
+    let behind = behind.chain(state.waiters.iter().copied());
     let order = held.chain(behind).map(|job| job.id);
     state.fault != Some(Fault::Order) && order.is_sorted()
 }
@@ -99,7 +99,7 @@ pub fn every_job_is_in_one_place(_: &Setup, state: &State) -> bool {
     let mut places = [0; 8];
     let held = state.storage.iter().map(|held| held.job.id);
     let waiting = state.queue.iter().map(|queued| queued.job);
-    let waiting = waiting.chain(state.line.iter().copied());
+    let waiting = waiting.chain(state.waiters.iter().copied());
     let waiting = waiting.map(|job| job.id);
     let in_hand = state.in_hand().flat_map(|batch| batch.jobs.iter().copied());
     let over = state.answered | state.leaked;
@@ -153,7 +153,7 @@ pub fn no_wake_up_is_lost(setup: &Setup, state: &State) -> bool {
 
 pub fn room_is_given_away(_: &Setup, state: &State) -> bool {
     let sleeps = state.phase == Phase::Asleep;
-    !sleeps || state.line.is_empty() || state.pending.room() == 0
+    !sleeps || state.waiters.is_empty() || state.schedule.take_limit() == 0
 }
 
 pub fn a_flush_is_answered_in_time(_: &Setup, state: &State) -> bool {
@@ -217,5 +217,5 @@ pub fn the_past_is_forgotten(_: &Setup, state: &State) -> bool {
 }
 
 pub fn what_is_told_is_true(_: &Setup, state: &State) -> bool {
-    !matches!(state.fault, Some(Fault::Intake | Fault::Waited))
+    !matches!(state.fault, Some(Fault::Queue | Fault::Waited))
 }

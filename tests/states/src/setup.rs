@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::pending::Policy;
+use crate::engine::schedule::Policy;
 
 /// No run lasts that long, in milliseconds.
 pub const END_OF_TIME: u8 = 200;
@@ -57,8 +57,8 @@ impl Setup {
 
     /// A storage of the user's, which is offered all that the queue holds.
     fn choosing(mut self, pranks: u8) -> Self {
-        self.policy.chooses = true;
-        self.policy.backlog = self.policy.max_batch_size.max(self.capacity);
+        self.policy.custom_storage = true;
+        self.policy.max_pending = self.policy.max_batch_size.max(self.capacity);
         Self { pranks, ..self }
     }
 
@@ -82,8 +82,8 @@ fn batches(max_batch_size: usize, max_in_flight: usize) -> Policy {
         flush_when_idle: false,
         flush_cost: None,
         shutdown_timeout: ms(3),
-        backlog: max_batch_size,
-        chooses: false,
+        max_pending: max_batch_size,
+        custom_storage: false,
     }
 }
 

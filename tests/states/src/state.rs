@@ -1,6 +1,6 @@
 //! A state of the loop and of its surroundings, and what can happen next.
 //!
-//! [`Pending`] and the intake are those of the crate. What `worker.rs` does
+//! [`Schedule`] and the queue are those of the crate. What `worker.rs` does
 //! with them is told here again, call by call; `replay.rs` sees to it that it
 //! is told as it is.
 
@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::desk::Desk;
-use crate::pending::Pending;
+use crate::engine::schedule::Schedule;
+use crate::real_queue::RealQueue;
 use crate::report::FlushReason;
 use crate::setup::{END_OF_TIME, Setup};
 
@@ -129,7 +129,7 @@ pub enum Fault {
     Past,
     FlushTooSoon,
     StopTooSoon,
-    Intake,
+    Queue,
     Waited,
 }
 
@@ -143,7 +143,7 @@ pub struct Cut {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct State {
-    pub pending: Pending,
+    pub schedule: Schedule,
     pub now: u8,
     pub phase: Phase,
     /// The callers: how many jobs they have submitted, and which of these are
@@ -155,14 +155,14 @@ pub struct State {
     pub requests: Vec<Request>,
     pub cancelled: bool,
     /// The loop has to see about that.
-    pub nudged: bool,
-    /// The intake.
-    pub line: Vec<Job>,
+    pub cancel_woken: bool,
+    /// The queue.
+    pub waiters: Vec<Job>,
     pub queue: Vec<Queued>,
     /// While the loop sleeps with no use for another job: with how many queued jobs
     /// the newest is the first of its batch.
     pub first: Option<usize>,
-    /// The loop has left its waker at the intake.
+    /// The loop has left its waker at the queue.
     pub awaits: bool,
     /// How many jobs of the queue a flush means that was heard of.
     pub meant: usize,
@@ -202,7 +202,7 @@ pub fn rounded(time: Instant) -> u8 {
 impl State {
     pub fn new(setup: &Setup) -> Self {
         Self {
-            pending: Pending::new(setup.policy.clone(), at(0)),
+            schedule: Schedule::new(setup.policy.clone(), at(0)),
             now: 0,
             phase: Phase::Turn,
             submitted: 0,
@@ -211,8 +211,8 @@ impl State {
             unwanted: 0,
             requests: Vec::new(),
             cancelled: false,
-            nudged: false,
-            line: Vec::new(),
+            cancel_woken: false,
+            waiters: Vec::new(),
             queue: Vec::new(),
             first: None,
             awaits: false,
@@ -236,7 +236,7 @@ impl State {
 
     /// When the timer goes off.
     pub fn timer(&self) -> Option<u8> {
-        self.pending.deadline().map(rounded)
+        self.schedule.deadline().map(rounded)
     }
 
     /// The batches that the processor has in hand.
@@ -266,7 +266,7 @@ impl State {
         if setup.cancel_on_drop {
             let held = self.storage.iter().map(|held| held.job);
             let jobs = self.queue.iter().map(|queued| queued.job).chain(held);
-            let jobs = jobs.chain(self.line.iter().copied());
+            let jobs = jobs.chain(self.waiters.iter().copied());
             actions.extend(jobs.map(|job| Action::DropHandle { id: job.id }));
         }
         if self.requests.len() < setup.flushes {
@@ -301,24 +301,24 @@ impl State {
                     id: self.submitted,
                     weight,
                 };
-                self.tell(setup, |desk| desk.submit(job));
+                self.tell(setup, |queue| queue.submit(job));
                 self.submitted += 1;
                 if self.queue.len() < setup.capacity {
                     self.queue.push(Queued { job, since: None });
                     self.time_newest(setup);
                 } else {
-                    self.line.push(job);
+                    self.waiters.push(job);
                 }
             }
             Action::DropHandle { id } => self.give_up(setup, id),
             Action::Flush => {
-                self.tell(setup, Desk::flush);
+                self.tell(setup, RealQueue::flush);
                 self.marks.push(Mark {
                     ahead: self.queue.len(),
                     request: self.requests.len(),
                 });
                 // Of those in line some may have left it.
-                let accepted = self.line.first().map_or(self.submitted, |job| job.id);
+                let accepted = self.waiters.first().map_or(self.submitted, |job| job.id);
                 self.requests.push(Request {
                     accepted,
                     together: accepted,
@@ -326,12 +326,12 @@ impl State {
                 });
             }
             Action::Cancel => {
-                self.tell(setup, Desk::nudge);
+                self.tell(setup, RealQueue::wake_for_cancel);
                 self.cancelled = true;
-                self.nudged = true;
+                self.cancel_woken = true;
             }
             Action::Shutdown => {
-                self.tell(setup, Desk::close);
+                self.tell(setup, RealQueue::close);
                 self.close();
             }
             Action::Advance { to } => {
@@ -342,7 +342,7 @@ impl State {
                 }
             }
             Action::Finish { batch } => {
-                self.tell(setup, |desk| desk.finish(batch));
+                self.tell(setup, |queue| queue.finish(batch));
                 let jobs = self.in_hand().find(|running| running.number == batch);
                 for id in jobs.map_or_else(Vec::new, |batch| batch.jobs.clone()) {
                     self.answer(id);
@@ -364,20 +364,20 @@ impl State {
 
     // What the surroundings do.
 
-    /// Tells the intake, which may wake the loop.
-    fn tell(&mut self, setup: &Setup, event: impl FnOnce(&Desk)) {
+    /// Tells the queue, which may wake the loop.
+    fn tell(&mut self, setup: &Setup, event: impl FnOnce(&RealQueue)) {
         if !self.awaits {
             return;
         }
-        match Desk::new(self, setup.capacity).wakes(self, event) {
+        match RealQueue::new(self, setup.capacity).wakes(self, event) {
             Some(false) => {}
             Some(true) => self.wake(),
             None if self.phase == Phase::Poll => self.awaits = false,
-            None => self.fault = Some(Fault::Intake),
+            None => self.fault = Some(Fault::Queue),
         }
     }
 
-    /// The intake wakes the loop.
+    /// The queue wakes the loop.
     fn wake(&mut self) {
         self.phase = Phase::Poll;
         self.awaits = false;
@@ -402,7 +402,7 @@ impl State {
     }
 
     fn next_first(&self) -> usize {
-        let stride = self.pending.stride();
+        let stride = self.schedule.stride();
         self.queue.len().div_ceil(stride) * stride + 1
     }
 
@@ -428,9 +428,9 @@ impl State {
     /// A caller drops the handle of a job that is not in a batch.
     fn give_up(&mut self, setup: &Setup, id: u8) {
         self.answer(id);
-        let in_line = self.line.len();
-        self.line.retain(|job| job.id != id);
-        if self.line.len() < in_line {
+        let in_line = self.waiters.len();
+        self.waiters.retain(|job| job.id != id);
+        if self.waiters.len() < in_line {
             self.unwanted |= bit(id);
             return;
         }
@@ -455,7 +455,7 @@ impl State {
     /// Lets the line into the room that there is.
     fn move_up(&mut self, setup: &Setup) {
         let room = setup.capacity - self.queue.len();
-        let up: Vec<Job> = self.line.drain(..room.min(self.line.len())).collect();
+        let up: Vec<Job> = self.waiters.drain(..room.min(self.waiters.len())).collect();
         if !up.is_empty() {
             self.time_rest();
             let since = Some(self.now);
@@ -466,7 +466,7 @@ impl State {
 
     fn close(&mut self) {
         self.closed = true;
-        for job in mem::take(&mut self.line) {
+        for job in mem::take(&mut self.waiters) {
             self.answer(job.id);
         }
     }
@@ -493,16 +493,16 @@ impl State {
 
     fn turn(&mut self, setup: &Setup, prank: &mut Option<Prank>, seen: &mut dyn FnMut(Cut)) {
         let now = at(self.now);
-        if self.look(setup, prank) {
+        if self.receive(setup, prank) {
             self.close();
-            self.look(setup, prank);
+            self.receive(setup, prank);
         }
-        if self.pending.is_overdue(now) && !self.is_drained() {
+        if self.schedule.is_overdue(now) && !self.is_drained() {
             return self.end(setup, true);
         }
-        if let Some(reason) = self.pending.due(now) {
+        if let Some(reason) = self.schedule.due(now) {
             self.flush(setup, prank, reason, seen);
-            if !self.queue.is_empty() || self.pending.due(now).is_some() {
+            if !self.queue.is_empty() || self.schedule.due(now).is_some() {
                 return;
             }
         }
@@ -515,7 +515,7 @@ impl State {
     }
 
     fn is_drained(&self) -> bool {
-        self.pending.is_drained() && self.queue.is_empty()
+        self.schedule.is_drained() && self.queue.is_empty()
     }
 
     /// With nothing pending nothing matters of what was, so that the clock can
@@ -526,25 +526,25 @@ impl State {
         if pending || timed || self.stopped.is_some() || self.stalled.is_some() {
             return;
         }
-        let mut fresh = Pending::new(setup.policy.clone(), at(0));
-        self.running.iter().for_each(|_| fresh.started());
-        let with_a_job = |pending: &Pending| {
+        let mut fresh = Schedule::new(setup.policy.clone(), at(0));
+        self.running.iter().for_each(|_| fresh.batch_started());
+        let with_a_job = |pending: &Schedule| {
             let mut pending = pending.clone();
-            pending.arrive(1, at(self.now));
+            pending.add(1, at(self.now));
             pending
         };
-        if with_a_job(&self.pending) != with_a_job(&fresh) {
+        if with_a_job(&self.schedule) != with_a_job(&fresh) {
             self.fault = Some(Fault::Past);
         }
-        self.pending = fresh;
+        self.schedule = fresh;
         self.now = 0;
     }
 
     fn poll(&mut self, setup: &Setup) {
-        let desk = Desk::new(self, setup.capacity);
+        let queue = RealQueue::new(self, setup.capacity);
         let over = self.timer().is_some_and(|timer| timer <= self.now);
-        self.awaits = self.departed.is_empty() && desk.wakes(self, |_| {}).is_some();
-        self.first = self.pending.wants().is_none().then(|| self.next_first());
+        self.awaits = self.departed.is_empty() && queue.wakes(self, |_| {}).is_some();
+        self.first = self.schedule.wants().is_none().then(|| self.next_first());
         self.phase = if over || !self.awaits {
             Phase::Turn
         } else {
@@ -553,27 +553,27 @@ impl State {
     }
 
     /// Returns whether there is a cancellation to see about.
-    fn look(&mut self, setup: &Setup, prank: &mut Option<Prank>) -> bool {
+    fn receive(&mut self, setup: &Setup, prank: &mut Option<Prank>) -> bool {
         let now = at(self.now);
         for held in mem::take(&mut self.departed) {
             self.see_off(held);
         }
-        let flushing = self.pending.is_flushing();
+        let flushing = self.schedule.is_flushing();
         if self.awaits {
             self.time_with_the_last(0);
             self.awaits = false;
         }
         self.time_rest();
-        let desk = Desk::new(self, setup.capacity);
-        let mut room = self.pending.room();
+        let queue = RealQueue::new(self, setup.capacity);
+        let mut room = self.schedule.take_limit();
         if flushing && room <= self.meant + self.passed {
             room = room.min(self.meant);
         }
-        let seen = desk.look(room, flushing);
-        let news = seen.news;
-        let (requests, taken) = self.take_up(setup, &seen.taken, flushing, news.flush);
-        if requests.len() != seen.requests || self.queue.len() != news.queued {
-            self.fault = Some(Fault::Intake);
+        let seen = queue.receive(room, flushing);
+        let received = seen.received;
+        let (requests, taken) = self.take_up(setup, &seen.taken, flushing, received.flush_ahead);
+        if requests.len() != seen.requests || self.queue.len() != received.queued {
+            self.fault = Some(Fault::Queue);
         }
         if flushing && self.stalled.is_some() {
             // What the storage holds back may leave with jobs that were not
@@ -587,9 +587,9 @@ impl State {
         for number in seen.finished {
             self.retire(number);
         }
-        self.pending
-            .took(mem::take(&mut self.passed) + seen.taken.len());
-        if let Some(ahead) = news.flush {
+        self.schedule
+            .left_queue(mem::take(&mut self.passed) + seen.taken.len());
+        if let Some(ahead) = received.flush_ahead {
             let together = requests
                 .last()
                 .map_or(0, |last| self.requests[*last].accepted);
@@ -597,27 +597,27 @@ impl State {
                 self.requests[*request].together = together;
             }
             self.flushing.extend(requests);
-            self.pending.flush(ahead);
+            self.schedule.request_flush(ahead);
             self.stalled = None;
         }
-        if news.taken > 0 {
+        if received.taken > 0 {
             for held in &taken {
-                self.pending.arrive(1, at(held.since));
+                self.schedule.add(1, at(held.since));
             }
-            self.pending.weigh(news.weight);
+            self.schedule.add_weight(received.weight);
             self.stalled = None;
             self.store(setup, prank, taken);
         }
-        if news.closed && !self.pending.is_stopping() {
-            self.pending.stop(now);
+        if received.closed && !self.schedule.is_stopping() {
+            self.schedule.stop(now);
             self.stopped = Some(self.now);
             self.stalled = None;
-            return news.nudged | self.look(setup, prank);
+            return received.cancel_woken | self.receive(setup, prank);
         }
-        news.nudged
+        received.cancel_woken
     }
 
-    /// Does to the intake what a look does to it, and returns which requests
+    /// Does to the queue what a look does to it, and returns which requests
     /// were heard, and the jobs.
     fn take_up(
         &mut self,
@@ -639,7 +639,7 @@ impl State {
         self.meant = flush.unwrap_or(self.meant.saturating_sub(taken.len()));
         self.move_up(setup);
         self.finished.clear();
-        self.nudged = false;
+        self.cancel_woken = false;
         if flushing {
             for mark in &mut self.marks {
                 mark.ahead = mark.ahead.saturating_sub(taken.len());
@@ -652,7 +652,7 @@ impl State {
 
     fn store(&mut self, setup: &Setup, prank: &mut Option<Prank>, jobs: Vec<Held>) {
         self.storage.extend(jobs);
-        if setup.policy.chooses && self.plays(prank, |prank| prank == Prank::Refuse) {
+        if setup.policy.custom_storage && self.plays(prank, |prank| prank == Prank::Refuse) {
             let refused = self.storage.pop();
             self.lose(refused);
         }
@@ -675,7 +675,7 @@ impl State {
 
     fn see_off(&mut self, held: Held) {
         let weight = held.job.weight.into();
-        self.pending.leave_one(weight, at(held.since));
+        self.schedule.remove_one(weight, at(held.since));
     }
 
     fn flush(
@@ -689,21 +689,21 @@ impl State {
             self.fault = Some(Fault::NotDue);
         }
         // What a storage has dropped of a look's jobs is made up for at the next.
-        let left = !setup.policy.chooses && !self.queue.is_empty();
+        let left = !setup.policy.custom_storage && !self.queue.is_empty();
         if left && reason == FlushReason::Shutdown {
             self.fault = Some(Fault::LeftInQueue);
         }
-        let waited = self.pending.waited(at(self.now));
+        let waited = self.schedule.waited(at(self.now));
         if waited != at(self.now) - at(self.oldest().unwrap_or(self.now)) {
             self.fault = Some(Fault::Waited);
         }
-        let heavy = self.pending.is_full_by_weight();
+        let heavy = self.schedule.is_full_by_weight();
         let taken = self.cut(setup, prank);
         if taken.is_empty() {
             if self.storage.is_empty() {
-                self.pending.forget();
+                self.schedule.clear();
             } else {
-                self.pending.stall(at(self.now));
+                self.schedule.stall(at(self.now));
                 self.stalled = Some(self.now);
             }
             return;
@@ -725,13 +725,13 @@ impl State {
         let fits = fitting(setup, &taken);
         self.storage.extend(taken.drain(fits..));
         let jobs: Vec<Job> = taken.iter().map(|held| held.job).collect();
-        if policy.chooses || setup.cancel_on_drop {
+        if policy.custom_storage || setup.cancel_on_drop {
             for held in taken {
                 self.see_off(held);
             }
         } else {
             let weight = jobs.iter().map(|job| u128::from(job.weight)).sum();
-            self.pending.leave(jobs.len(), weight);
+            self.schedule.remove_oldest(jobs.len(), weight);
             let behind = self.storage.iter().map(|held| held.job);
             let order = jobs.iter().copied().chain(behind).map(|job| job.id);
             if !order.is_sorted() {
@@ -790,17 +790,17 @@ impl State {
         if self.running.len() > policy.max_in_flight {
             self.fault = Some(Fault::Flights);
         }
-        self.pending.started();
+        self.schedule.batch_started();
     }
 
     fn retire(&mut self, number: u64) {
         self.running.retain(|batch| batch.number != number);
-        self.pending.finished();
+        self.schedule.batch_finished();
         self.stalled = None;
     }
 
     fn settle(&mut self) {
-        if self.pending.flushed() {
+        if self.schedule.end_flush() {
             let done = mem::take(&mut self.flushing);
             self.settling.push((self.next, done));
         }

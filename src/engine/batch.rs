@@ -1,0 +1,236 @@
+//! One batch: what the processor returns for it, and the replies to its callers.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use std::{fmt, mem};
+
+use tokio::time::Instant;
+use tracing::level_filters::LevelFilter;
+use tracing::{Span, debug, debug_span, error};
+
+use super::panics::{Shielded, catch, discard, trace};
+use super::peak::is_excess;
+use super::queue::Queue;
+use super::reply::{ReplySender, send_all};
+use crate::error::JobError;
+use crate::processor::BatchProcessor;
+use crate::report::{BatchReport, FlushReason};
+
+/// What all batches of a micro-batcher share.
+pub(crate) struct BatchContext<J, R, P> {
+    pub(crate) processor: Shielded<P>,
+    pub(crate) queue: Arc<Queue<J, R>>,
+    pub(crate) on_batch: Option<Shielded<Hook>>,
+}
+
+impl<J, R, P> BatchContext<J, R, P> {
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.queue.name()
+    }
+}
+
+pub(crate) type Hook = Box<dyn Fn(&BatchReport<'_>) + Send + Sync>;
+
+/// The replies owed for a batch. Either the batch takes and sends them once it has its
+/// results, or the worker takes and drops them when it abandons the batch.
+pub(crate) struct BatchReplies<R>(Mutex<Vec<ReplySender<R>>>);
+
+impl<R> BatchReplies<R> {
+    /// Takes what is owed; nothing if it was taken before.
+    pub(crate) fn take(&self) -> Vec<ReplySender<R>> {
+        mem::take(&mut self.lock())
+    }
+
+    /// Sets what is owed, or gives an empty vector back to be used again.
+    pub(crate) fn put(&self, replies: Vec<ReplySender<R>>) {
+        *self.lock() = replies;
+    }
+
+    /// Takes what is owed, but leaves a vector that is only kept to be used again.
+    pub(crate) fn take_owed(&self) -> Vec<ReplySender<R>> {
+        let mut owed = self.lock();
+        if owed.is_empty() {
+            return Vec::new();
+        }
+        mem::take(&mut owed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<ReplySender<R>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<R> Default for BatchReplies<R> {
+    fn default() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+}
+
+/// A batch in flight.
+pub(crate) struct Batch<J, R, P> {
+    pub(crate) jobs: Vec<J>,
+    pub(crate) replies: Arc<BatchReplies<R>>,
+    pub(crate) weight: usize,
+    pub(crate) reason: FlushReason,
+    pub(crate) waited: Duration,
+    /// Last, so that the worker hears of the end after everything else is dropped.
+    pub(crate) guard: InFlightGuard<J, R, P>,
+}
+
+impl<J, R, P> Drop for Batch<J, R, P> {
+    fn drop(&mut self) {
+        // One by one: two jobs that panic in one drop would abort the process.
+        discard(mem::take(&mut self.jobs), self.guard.context.name());
+    }
+}
+
+/// Its drop tells the worker that the batch has ended, however it ends.
+pub(crate) struct InFlightGuard<J, R, P> {
+    pub(crate) context: Arc<BatchContext<J, R, P>>,
+    pub(crate) number: u64,
+}
+
+impl<J, R, P> Drop for InFlightGuard<J, R, P> {
+    fn drop(&mut self) {
+        self.context.queue.batch_finished(self.number);
+    }
+}
+
+impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
+    fn name(&self) -> Option<&str> {
+        self.guard.context.name()
+    }
+
+    /// Returns the span of this batch, which follows from the spans of its jobs.
+    pub(crate) fn span(&self, origins: &[Span]) -> Span {
+        if LevelFilter::current() < LevelFilter::DEBUG {
+            return Span::none();
+        }
+        let name = self.name();
+        let (size, weight) = (self.jobs.len(), self.weight);
+        let (reason, waited) = (self.reason, self.waited);
+        let span =
+            catch(|| debug_span!(parent: None, "batch", name, size, weight, %reason, ?waited));
+        let span = span.unwrap_or_else(|_| Span::none());
+        // While the spans of the jobs are held: a closed span cannot be linked.
+        for origin in origins {
+            trace(|| {
+                span.follows_from(origin);
+            });
+        }
+        trace(|| debug!(parent: &span, name, size, weight, %reason, ?waited, "flush"));
+        span
+    }
+
+    /// Returns the time, if the hook is to be told how long the processor takes.
+    pub(crate) fn start_time(&self) -> Option<Instant> {
+        let hook = self.guard.context.on_batch.as_ref();
+        hook.map(|_| Instant::now())
+    }
+
+    /// Replies to the callers of this many jobs with what the processor has returned.
+    /// It was called at `started`.
+    pub(crate) fn finish(
+        self,
+        size: usize,
+        started: Option<Instant>,
+        returned: Result<Result<Vec<R>, P::Error>, Arc<str>>,
+    ) {
+        let outcome =
+            match returned {
+                Ok(Ok(results)) => Ok(results),
+                // An error that panics when it is boxed is a panic as well.
+                Ok(Err(error)) => Err(catch(|| JobError::from_processor(error.into()))
+                    .unwrap_or_else(JobError::Panicked)),
+                Err(message) => Err(JobError::Panicked(message)),
+            };
+        let results = match outcome {
+            Ok(results) if results.len() != size => {
+                let actual = results.len();
+                discard(results, self.name());
+                Err(JobError::ResultCount {
+                    expected: size,
+                    actual,
+                })
+            }
+            outcome => outcome,
+        };
+        let mut replies = self.replies.take();
+        if replies.is_empty() {
+            // The worker has abandoned this batch.
+            discard(results.into_iter().flatten(), self.name());
+            return;
+        }
+        self.report(size, started, results.as_ref().err());
+        // A waker may panic, and so may the drop of a result whose caller is gone. The
+        // other callers get theirs all the same.
+        let panicked = match results {
+            Ok(results) => send_all(replies.drain(..).zip(results.into_iter().map(Ok))),
+            Err(error) => {
+                let errors = replies.drain(..).map(|reply| (reply, Err(error.clone())));
+                let panicked = send_all(errors);
+                discard([error], self.name());
+                panicked
+            }
+        };
+        if let Some(error) = panicked {
+            let name = self.name();
+            trace(|| error!(name, %error, "the drop of a result, or a waker, panicked"));
+        }
+        if !is_excess(replies.capacity(), size) {
+            self.replies.put(replies);
+        }
+    }
+
+    /// Counts and reports the batch. Before its callers get their results, so that they
+    /// find it counted.
+    fn report(&self, size: usize, started: Option<Instant>, error: Option<&JobError>) {
+        let context = &self.guard.context;
+        if let Some(error) = error {
+            let log = |error: &dyn fmt::Display| {
+                error!(
+                    name = self.name(),
+                    size,
+                    weight = self.weight,
+                    reason = %self.reason,
+                    %error,
+                    "batch failed"
+                );
+            };
+            if catch(|| log(&ErrorChain(error))).is_err() {
+                trace(|| error!(name = self.name(), "batch failed, and so did showing why"));
+            }
+        }
+        let queue = &context.queue;
+        queue.count(|stats| stats.finish_batch(size, error.is_some()));
+        let (Some(hook), Some(started)) = (&context.on_batch, started) else {
+            return;
+        };
+        let report = BatchReport {
+            size,
+            weight: self.weight,
+            reason: self.reason,
+            waited: self.waited,
+            took: started.elapsed(),
+            error,
+        };
+        if let Err(error) = catch(|| hook(&report)) {
+            trace(|| error!(name = self.name(), %error, "the on_batch hook panicked"));
+        }
+    }
+}
+
+/// Displays an error with its causes.
+struct ErrorChain<'a>(&'a JobError);
+
+impl fmt::Display for ErrorChain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut error: &dyn std::error::Error = self.0;
+        write!(f, "{error}")?;
+        while let Some(cause) = error.source() {
+            write!(f, ": {cause}")?;
+            error = cause;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! The handle's side of the queue: waiting for acceptance, and what a dropped handle
+//! does to its job.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::waiters::{WaiterId, WaiterStatus};
+use super::{Queue, QueueState, wake};
+use crate::engine::panics::discard;
+use crate::engine::withdrawal::Withdrawal;
+use crate::error::{Closed, JobError};
+use crate::job::PendingJob;
+
+/// The queue as a handle sees it, whatever the type of its jobs.
+pub(crate) trait JobQueue: Send + Sync {
+    /// Waits until the job, which is among the waiters, is accepted or refused.
+    fn poll_accepted(&self, id: WaiterId, cx: &mut Context<'_>) -> Poll<Result<(), JobError>>;
+
+    /// Removes the job from the waiters and drops it. Returns false if it was accepted
+    /// or refused before.
+    fn leave(&self, id: WaiterId) -> bool;
+
+    /// Withdraws an accepted job, unless it is in a batch or gone.
+    fn withdraw(&self, job: &Arc<Withdrawal>);
+}
+
+impl<J: Send, R: Send> JobQueue for Queue<J, R> {
+    fn poll_accepted(&self, id: WaiterId, cx: &mut Context<'_>) -> Poll<Result<(), JobError>> {
+        self.poll_served(id, cx).map_err(|Closed| JobError::Closed)
+    }
+
+    fn leave(&self, id: WaiterId) -> bool {
+        let mut state = self.lock();
+        let left = state.waiters.remove(id);
+        if left.is_some() {
+            state.stats.withdraw_waiting();
+        }
+        drop(state);
+        let has_left = left.is_some();
+        // After the lock is released, because the drop of a job is user code.
+        discard(left, self.name());
+        has_left
+    }
+
+    fn withdraw(&self, job: &Arc<Withdrawal>) {
+        let mut state = self.lock();
+        if job.withdraw_queued() {
+            state.withdrawn += 1;
+            state.weight -= job.weight() as u128;
+            state.stats.withdraw_queued();
+        } else if job.withdraw_pending(state.generation) {
+            state.withdrawn_pending.push(Arc::clone(job));
+            state.stats.withdraw_pending();
+        } else {
+            return;
+        }
+        let removed = state.remove_withdrawn();
+        let mut wakers = state.admit_waiters(self.capacity);
+        // The worker recomputes its deadline, or drops what it holds.
+        wakers.extend(state.unpark());
+        drop(state);
+        discard(removed, self.name());
+        wakers.into_iter().for_each(wake);
+    }
+}
+
+impl<J, R> Queue<J, R> {
+    /// Waits until the waiter is served or refused.
+    pub(super) fn poll_served(
+        &self,
+        id: WaiterId,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Closed>> {
+        let waker = cx.waker().clone();
+        let mut state = self.lock();
+        let last = match state.waiters.status(id) {
+            WaiterStatus::Served => return Poll::Ready(Ok(())),
+            WaiterStatus::Refused => return Poll::Ready(Err(Closed)),
+            WaiterStatus::Waiting(stored) => stored.replace(waker),
+        };
+        drop(state);
+        // After the lock is released, because the drop of a waker is foreign code.
+        discard(last, None);
+        Poll::Pending
+    }
+}
+
+impl<J, R> QueueState<J, R> {
+    /// Removes and returns the withdrawn jobs, once at least half of the queue is
+    /// withdrawn.
+    fn remove_withdrawn(&mut self) -> Vec<PendingJob<J, R>> {
+        if self.withdrawn == 0 || self.withdrawn < self.queued() {
+            return Vec::new();
+        }
+        let mut removed = Vec::with_capacity(mem::take(&mut self.withdrawn));
+        let mut removed_at = Vec::with_capacity(removed.capacity());
+        let mut kept = VecDeque::with_capacity(self.jobs.len() - removed.capacity());
+        for (at, job) in mem::take(&mut self.jobs).into_iter().enumerate() {
+            if job.is_withdrawn() {
+                removed_at.push(at);
+                removed.push(job);
+            } else {
+                kept.push_back(job);
+            }
+        }
+        self.jobs = kept;
+        let kept_before = |at: usize| at - removed_at.partition_point(|removed| *removed < at);
+        self.current_flush.ahead = kept_before(self.current_flush.ahead);
+        for request in &mut self.flush_requests {
+            request.ahead = kept_before(request.ahead);
+        }
+        self.accept_times.retain(kept_before);
+        removed
+    }
+}

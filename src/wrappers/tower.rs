@@ -1,0 +1,192 @@
+//! Tower's [`Service`] on both sides: a micro-batcher is one for single jobs,
+//! and one for whole batches is a processor.
+
+use std::error::Error;
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use tower_service::Service;
+
+use crate::engine::panics::{Call, Shielded};
+use crate::error::JobError;
+use crate::handle::JobHandle;
+use crate::micro_batch::MicroBatch;
+use crate::processor::in_order::InOrder;
+use crate::processor::{BatchProcessor, ShieldedVec, rethrow};
+
+/// Submits each request as a job; its [`JobHandle`] is the response future.
+///
+/// Readiness belongs to the one clone that was polled, as everywhere in tower.
+/// A clone starts without, and dropping a clone gives the room that it reserved
+/// to the next in line. One that is ready and kept without a call holds its
+/// room, one of `queue_capacity`; it does not hold up a stop.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use microbatch::{CancellationToken, MicroBatch};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower::BoxError> {
+/// let squares = MicroBatch::new_running(CancellationToken::new(), |jobs: Vec<u64>| async move {
+///     Ok::<_, String>(jobs.iter().map(|job| job * job).collect())
+/// });
+/// let service = ServiceBuilder::new()
+///     .timeout(Duration::from_secs(5))
+///     .map_request(|text: &str| text.len() as u64)
+///     .service(squares);
+///
+/// let (two, three) = tokio::join!(service.clone().oneshot("ab"), service.oneshot("abc"));
+/// assert_eq!((two?, three?), (4, 9));
+/// # Ok(())
+/// # }
+/// ```
+impl<J: Send + 'static, R: Send + 'static> Service<J> for MicroBatch<J, R> {
+    type Response = R;
+    type Error = JobError;
+    type Future = JobHandle<R>;
+
+    /// Reserves room in the queue for the next call; first come first served,
+    /// together with everybody else who waits for room.
+    ///
+    /// Polled again, it keeps the room that it reserved, or its place in line.
+    ///
+    /// # Errors
+    ///
+    /// [`JobError::Closed`] where no more jobs are taken. It is for good.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), JobError>> {
+        // Room that was reserved stays so when the intake closes.
+        if self.reservation.is_some() && self.is_closed() {
+            self.reservation = None;
+            return Poll::Ready(Err(JobError::Closed));
+        }
+        let mut reservation = self
+            .reservation
+            .take()
+            .unwrap_or_else(|| Box::new(self.reservation()));
+        let ready = reservation.poll_ready(cx);
+        self.reservation = Some(reservation);
+        ready.map_err(|_| JobError::Closed)
+    }
+
+    /// Submits the job into the room that was reserved, at once.
+    ///
+    /// The handle resolves as [`JobError::Closed`] where the micro-batcher was
+    /// stopped since, and as [`JobError::TooHeavy`] for a job that no batch can
+    /// hold.
+    ///
+    /// Without readiness it does not panic. It gives up its place in line, if
+    /// it has one, and does what [`submit`](MicroBatch::submit) does: the
+    /// handle itself waits for room.
+    fn call(&mut self, job: J) -> JobHandle<R> {
+        if let Some(mut reservation) = self.reservation.take() {
+            // Room may have been granted since the last poll.
+            let granted = reservation.poll_ready(&mut Context::from_waker(Waker::noop()));
+            if let Poll::Ready(Ok(())) = granted {
+                return self.submit_into(*reservation, job);
+            }
+        }
+        self.submit(job)
+    }
+}
+
+/// Processes each batch by one call of a tower [`Service`], so that a bulk
+/// service with its layers is a processor.
+///
+/// Every batch gets a clone of its own, waits until that is ready and calls it.
+/// So a service that is not ready keeps the batch in flight, while the next one
+/// fills up. Batches get ready and are called one after the other, in order;
+/// under `max_in_flight` their responses are awaited side by side. A service that
+/// is not `Clone` becomes so behind tower's `Buffer`.
+///
+/// An error of the service, be it of `poll_ready` or of the call, fails that
+/// batch alone, as [`JobError::Failed`], or as it is if it is a [`JobError`]. A
+/// panic does so as [`JobError::Panicked`].
+///
+/// # Cancel safety
+///
+/// As for any [`BatchProcessor`]: the clone and its future are dropped where a
+/// stop runs out of time.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch::{CancellationToken, MicroBatch, ServiceProcessor};
+/// use tower::{ServiceBuilder, service_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), microbatch::JobError> {
+/// let bulk = ServiceBuilder::new()
+///     .concurrency_limit(2)
+///     .service(service_fn(|names: Vec<&'static str>| async move {
+///         Ok::<_, std::io::Error>(names.iter().map(|name| name.len()).collect())
+///     }));
+/// let lengths: MicroBatch<&str, usize> =
+///     MicroBatch::new_running(CancellationToken::new(), ServiceProcessor::new(bulk));
+///
+/// assert_eq!(lengths.submit("batch").await?, 5);
+/// # Ok(())
+/// # }
+/// ```
+pub struct ServiceProcessor<S> {
+    /// Locked to clone it, once a batch: many services, boxed ones above all,
+    /// are `Send` and not `Sync`.
+    service: Mutex<S>,
+    /// Held by a batch until it has called its service.
+    order: InOrder,
+}
+
+impl<S> ServiceProcessor<S> {
+    /// Makes a processor of the service.
+    pub fn new(service: S) -> Self {
+        Self {
+            service: Mutex::new(service),
+            order: InOrder::new(),
+        }
+    }
+}
+
+impl<S: Clone> ServiceProcessor<S> {
+    /// Returns a clone for one batch.
+    fn fresh(&self) -> S {
+        let service = self.service.lock();
+        service.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl<J, R, S> BatchProcessor<J, R> for ServiceProcessor<S>
+where
+    J: Send + 'static,
+    S: Service<Vec<J>, Response = Vec<R>> + Clone + Send + 'static,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    S::Future: Send,
+{
+    type Error = S::Error;
+
+    fn process(&self, jobs: Vec<J>) -> impl Future<Output = Result<Vec<R>, S::Error>> + Send {
+        let jobs = ShieldedVec::new(jobs);
+        let turn = self.order.enter();
+        async move {
+            let turn = turn.await;
+            let mut service = Shielded::new(self.fresh());
+            poll_fn(|cx| service.get_mut().poll_ready(cx)).await?;
+            let called = Call::new(|| service.get_mut().call(jobs.into_vec()));
+            // What is left of the clone must not keep anything from other batches.
+            drop(service);
+            drop(turn);
+            called.await.unwrap_or_else(|message| rethrow(message))
+        }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for ServiceProcessor<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceProcessor")
+            .field("service", &self.service)
+            .finish()
+    }
+}
