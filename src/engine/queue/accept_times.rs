@@ -44,6 +44,11 @@ impl AcceptTimes {
         }
     }
 
+    /// How many jobs of the queue have a time.
+    pub(super) fn timed(&self) -> usize {
+        self.timed
+    }
+
     /// Moves the times of all jobs into `taken`.
     pub(super) fn take_all(&mut self, taken: &mut Vec<(Instant, usize)>) {
         taken.extend(self.runs.drain(..));

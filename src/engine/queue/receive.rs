@@ -137,6 +137,12 @@ impl<J, R> Queue<J, R> {
                 return Poll::Ready(());
             }
             let last = state.parked.replace(ParkedWorker { waker, wants });
+            if last.is_none() && state.has_untimed() {
+                // They came while the worker was not parked, and may be the first of
+                // their batch. The worker, woken for nothing, did not receive them.
+                let queued = state.jobs.len();
+                state.accept_times.record(queued, Instant::now());
+            }
             state.stride = stride;
             state.check_at = match wants {
                 _ if state.time_each => 0,
@@ -198,6 +204,10 @@ struct Taken<J, R> {
 }
 
 impl<J, R> QueueState<J, R> {
+    fn has_untimed(&self) -> bool {
+        self.accept_times.timed() < self.jobs.len()
+    }
+
     /// Makes the requests to flush the current flush, and returns how many jobs it
     /// covers; `None` if there are no requests.
     fn take_flush_requests(&mut self, replies: &mut Vec<ReplySender<()>>) -> Option<usize> {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use futures::FutureExt;
 use microbatch::{FlushReason, MicroBatch};
 use tokio::time::sleep;
 
@@ -47,6 +48,29 @@ async fn it_is_told_how_long_the_first_job_waited_behind_others() {
     results(handles).await;
     let waited: Vec<_> = reports.all().iter().map(|report| report.waited).collect();
     assert_eq!(waited, [Duration::ZERO, secs(6)]);
+}
+
+/// The simulation found it: a second request to flush woke the worker, which had
+/// nothing to do and parked again. A job that came in between was taken for as old as
+/// the job before it.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_comes_while_the_worker_wakes_for_nothing_has_its_own_time() {
+    let (gate, reports) = (Gate::closed(), Reports::default());
+    let batcher = run(MicroBatch::builder(gate.clone())
+        .max_batch_size(1)
+        .on_batch(reports.hook()));
+    let mut handles = submit(&batcher, 0..3);
+    let mut first = Box::pin(batcher.flush());
+    assert!(first.as_mut().now_or_never().is_none());
+    sleep(secs(1)).await;
+    let mut second = Box::pin(batcher.flush());
+    assert!(second.as_mut().now_or_never().is_none());
+    handles.extend(submit(&batcher, 3..4));
+    sleep(secs(4)).await;
+    gate.pass(4);
+    results(handles).await;
+    let waited: Vec<_> = reports.all().iter().map(|report| report.waited).collect();
+    assert_eq!(waited, [secs(0), secs(5), secs(5), secs(4)]);
 }
 
 #[tokio::test(start_paused = true)]

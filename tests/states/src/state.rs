@@ -543,7 +543,11 @@ impl State {
     fn poll(&mut self, setup: &Setup) {
         let queue = RealQueue::new(self, setup.capacity);
         let over = self.timer().is_some_and(|timer| timer <= self.now);
+        let parked = self.awaits;
         self.awaits = self.departed.is_empty() && queue.wakes(self, |_| {}).is_some();
+        if self.awaits && !parked {
+            self.time_rest();
+        }
         self.first = self.schedule.wants().is_none().then(|| self.next_first());
         self.phase = if over || !self.awaits {
             Phase::Turn
