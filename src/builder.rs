@@ -120,8 +120,9 @@ where
     /// 1 s; zero is refused, and [`Duration::MAX`] means for ever.
     ///
     /// The time runs from when the job is accepted, or from the start of the loop,
-    /// and so also while other batches take all places in flight. Tokio's timer rounds it up to the next millisecond and may add
-    /// one, so 200 µs cost a lone caller 1.1 to 2.2 ms.
+    /// and so also while `max_in_flight` batches are in flight. Tokio's timer rounds it
+    /// up to the next millisecond and may add one, so 200 µs cost a lone caller 1.1 to
+    /// 2.2 ms.
     ///
     /// With the feature `fine-timer`, what is due in less than a millisecond,
     /// by this option or by [`flush_cost`](Self::flush_cost), is left to the
@@ -212,12 +213,11 @@ where
     /// Sets whether a job whose handle is dropped before its batch is cut is
     /// left out. Default false: it is processed.
     ///
-    /// Such a job takes no place in a batch and no room in the queue, and is
-    /// dropped at once or as soon as there are no more jobs that are wanted than
-    /// jobs like it. A [`storage`](Self::storage) of your own is cleared of them
-    /// in the same way: it is asked for all it holds, and the jobs that are wanted
-    /// are appended again in the order in which they were accepted. Each job costs
-    /// two allocations more.
+    /// A withdrawn job counts neither towards a batch nor towards `queue_capacity`. It
+    /// is dropped at the latest when half of the queued, or half of the pending jobs
+    /// are withdrawn. A [`storage`](Self::storage) of your own is then asked for all
+    /// its jobs, and the others are appended again in the order in which they were
+    /// accepted. Each job costs two more allocations.
     pub fn cancel_on_drop(mut self, cancel: bool) -> Self {
         self.cancel_on_drop = cancel;
         self
@@ -226,8 +226,8 @@ where
     /// Sets where pending jobs wait. Default [`MemoryStorage`], first in, first
     /// out.
     ///
-    /// The loop hands a storage set here up to `queue_capacity` jobs, and at
-    /// least a batch, before it leaves the others in the queue.
+    /// The loop gives a storage set here up to `queue_capacity` jobs, and at least a
+    /// batch, before it leaves the others in the queue.
     pub fn storage<T: BatchStorage<J, R>>(self, storage: T) -> MicroBatchBuilder<J, R, P, T> {
         MicroBatchBuilder {
             storage,

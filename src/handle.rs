@@ -13,17 +13,17 @@ use crate::error::JobError;
 
 /// Resolves, exactly once, to the job's own result.
 ///
-/// Awaiting it waits for the whole of the job's way: for room in the queue, if
-/// there was none at [`submit`](crate::MicroBatch::submit), for its batch to
-/// fill or fall due, and for the processor.
+/// It waits for room in the queue, if there was none at
+/// [`submit`](crate::MicroBatch::submit), then for the job's batch to be flushed, and
+/// then for the processor.
 ///
 /// Dropping the handle of an accepted job leaves the job to be processed, or
 /// withdraws it under
 /// [`cancel_on_drop`](crate::MicroBatchBuilder::cancel_on_drop). Dropping the
-/// handle of a job that still waits for room withdraws it, always.
+/// handle of a job that still waits for room always withdraws it.
 ///
-/// A handle whose result is there resolves without a look at Tokio's budget of
-/// the task, so one task may collect any number of handles, by whatever loop, at a
+/// A handle whose result is there resolves without consuming Tokio's cooperative
+/// budget, so one task may collect any number of handles, in any kind of loop, at a
 /// constant cost for each.
 ///
 /// # Errors
@@ -37,7 +37,7 @@ use crate::error::JobError;
 /// # Cancel safety
 ///
 /// Awaiting `&mut handle`, in a `select!` or under a timeout, loses nothing:
-/// neither the result nor the place in line.
+/// neither the result nor the job's position among those that wait for room.
 #[must_use = "dropping the handle loses the result and, where the queue is full, the job"]
 pub struct JobHandle<R> {
     reply: ReplyReceiver<R>,
@@ -128,8 +128,8 @@ impl<R> JobHandle<R> {
         }
     }
 
-    /// Waits until the job has been accepted, and no longer: fire and forget,
-    /// with backpressure. Returns at once for a job that was accepted before.
+    /// Waits until the job is accepted, and not for its result: fire and forget, with
+    /// backpressure. Returns at once if the job was accepted before.
     ///
     /// # Errors
     ///
@@ -139,7 +139,7 @@ impl<R> JobHandle<R> {
     ///
     /// # Cancel safety
     ///
-    /// The place in line is kept by the handle.
+    /// The handle keeps the job's position among those that wait for room.
     ///
     /// # Examples
     ///
@@ -184,8 +184,8 @@ impl<R> JobHandle<R> {
         self.reply.is_ready()
     }
 
-    /// Blocks the current thread until the result is there: for threads outside
-    /// any runtime.
+    /// Blocks the current thread until there is a result. For threads outside any
+    /// runtime.
     ///
     /// # Errors
     ///

@@ -120,7 +120,7 @@ impl<J, R> PendingJob<J, R> {
         (self.job, self.reply, self.extra)
     }
 
-    /// Gives the job back to a caller who gets no handle for it.
+    /// Returns the job, to be given back to its caller.
     pub(crate) fn into_job(self) -> J {
         self.job
     }

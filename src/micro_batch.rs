@@ -1,4 +1,4 @@
-//! The handle that users hold.
+//! The micro-batcher as users hold it: start, submit, flush, stop.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fmt, mem};
@@ -135,9 +135,9 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// Runs the loop until it is stopped and drained: by `cancel`, by
     /// [`shutdown`](Self::shutdown), or by dropping the last `MicroBatch`.
     ///
-    /// The call claims the loop at once, so a second call fails even before the
-    /// first future is polled; the future must then be awaited or spawned.
-    /// Batches run in tasks of their own on the same runtime.
+    /// The call itself takes the loop, so a second call fails even before the first
+    /// future is polled; the future must then be awaited or spawned. The processor is
+    /// called in other tasks of the same runtime.
     ///
     /// # Errors
     ///
@@ -153,7 +153,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future ends the loop without draining: queue closes,
+    /// Dropping the future ends the loop without draining: the queue closes,
     /// batches in flight are aborted, and every job that was accepted and has
     /// no result resolves as [`JobError::Abandoned`].
     ///
@@ -226,15 +226,14 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
 
     /// Submits a job, and returns a handle that resolves to its result.
     ///
-    /// Accepts the job at once when the queue has room. Otherwise the job stands
-    /// in line for it from now on, first come first served, whether the handle is
-    /// polled or not; dropping the handle there withdraws the job. The line has no
-    /// limit of its own: where that matters, [`JobHandle::accepted`],
-    /// [`reserve`](Self::reserve) and [`try_submit`](Self::try_submit) wait or
-    /// refuse before there is more.
+    /// Accepts the job at once if the queue has room. Otherwise the job waits for room
+    /// from now on, first come, first served, whether the handle is polled or not;
+    /// dropping the handle withdraws the job then. Any number of jobs may wait. To
+    /// bound them, use [`JobHandle::accepted`] or [`reserve`](Self::reserve), which
+    /// wait, or [`try_submit`](Self::try_submit), which refuses.
     ///
-    /// A processor that awaits a job of its own micro-batcher may wait for itself:
-    /// its batch keeps its place in flight meanwhile.
+    /// A processor that awaits a job of its own micro-batcher may wait for itself: its
+    /// batch stays in flight meanwhile.
     ///
     /// Never fails by itself: a job that is not accepted resolves its handle as
     /// [`JobError::Closed`] or [`JobError::TooHeavy`], and as
@@ -289,9 +288,9 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// Waits for room in the queue and reserves it for one job, first come
     /// first served.
     ///
-    /// Whoever has polled it stands in line, and in the end holds room, until the
-    /// future is polled again or dropped. A task that stops polling one, in a
-    /// `select!` that it has left for something else, stands in its own way, too.
+    /// Once polled, the future keeps its position, and later the room, until it is
+    /// polled again or dropped. So a task that polls one, leaves it unpolled in a
+    /// `select!` loop and submits otherwise may wait for itself.
     ///
     /// # Errors
     ///
@@ -299,7 +298,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future gives up the place in line.
+    /// Dropping the future gives up the position among those that wait, or the room.
     ///
     /// # Examples
     ///
@@ -461,7 +460,7 @@ impl<J, R> Shared<J, R> {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends a loop that was never started, which answers its jobs.
+    /// Drops a worker that was never started, which replies to its jobs.
     fn skip(&self) {
         let mut lifecycle = self.lifecycle();
         if matches!(*lifecycle, Lifecycle::Idle(_)) {
@@ -524,7 +523,7 @@ impl<J, R> fmt::Debug for MicroBatch<J, R> {
 
 /// Room in the queue for one job, from [`MicroBatch::reserve`].
 ///
-/// Dropping it gives the room to the next in line. It does not hold up a stop.
+/// Dropping it frees the room for the next that waits. A stop does not wait for it.
 #[must_use = "a permit holds room in the queue until it is used or dropped"]
 pub struct Permit<'a, J, R> {
     micro_batch: &'a MicroBatch<J, R>,

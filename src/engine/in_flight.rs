@@ -16,7 +16,7 @@ pub(super) struct InFlight<R> {
     spare: Vec<Arc<BatchReplies<R>>>,
     /// The number of the next batch.
     next: u64,
-    /// The callers of a flush, who wait for all batches below the number.
+    /// The callers of each flush. They wait for all batches below the number.
     flushes: VecDeque<(u64, Vec<ReplySender<()>>)>,
 }
 

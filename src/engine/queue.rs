@@ -14,9 +14,9 @@
 //!   overtakes no waiter, and freed room goes to the waiters first, under the same
 //!   lock.
 //! - Once `closed`, no job enters the queue and there are no waiters.
-//! - The worker is parked only while nothing that it waits for has happened. Whoever
-//!   makes such a thing happen takes its waker, and wakes it after the lock is
-//!   released. So no wake-up is lost, and none is sent twice.
+//! - The worker is parked only while nothing that it waits for has happened. A method
+//!   that makes such a thing happen takes the worker's waker, and wakes it after the
+//!   lock is released. So no wake-up is lost, and none is sent twice.
 
 mod accept_times;
 mod receive;
@@ -79,7 +79,7 @@ struct QueueState<J, R> {
     waiters: Waiters<J, R>,
     /// How many of `jobs` are withdrawn.
     withdrawn: usize,
-    /// Pending jobs that were withdrawn and that the worker has not heard of.
+    /// Pending jobs that were withdrawn since the worker last asked.
     withdrawn_pending: Vec<Arc<Withdrawal>>,
     /// A new generation begins when all pending jobs are abandoned.
     generation: u64,
@@ -238,10 +238,10 @@ impl<J, R> Queue<J, R> {
     /// Requests a flush if at least this many accepted jobs wait for their batch, and
     /// returns whether it did.
     ///
-    /// For a caller with this many jobs on their way, who submits no more before it
-    /// has a result. If fewer wait, one of its own is in a batch, and its result comes
-    /// by itself. A storage of the user's may keep back the one job whose result the
-    /// caller needs next, so there any waiting job is enough.
+    /// For a caller that has submitted this many jobs and submits no more before it has
+    /// a result. If fewer wait, one of them is in a batch, and its result will come. A
+    /// storage of the user's may keep back the one job whose result the caller needs
+    /// next, so with one any waiting job is enough.
     pub(crate) fn flush_if_all_wait(&self, jobs: usize) -> bool {
         let mut state = self.lock();
         let waiting = state.stats.pending + state.queued();
