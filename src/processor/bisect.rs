@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use super::{Always, BatchProcessor, Predicate, ShieldedVec};
-use crate::engine::panics::{Call, catch, discard};
+use super::{Always, BatchProcessor, Predicate};
+use crate::engine::panics::{Call, ShieldedVec, catch, discard};
 use crate::error::JobError;
 
 /// A processor that splits a failed batch until the guilty jobs stand alone;

@@ -5,8 +5,8 @@ use std::error::Error;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::{fmt, mem, thread};
 
-use super::{BatchProcessor, ShieldedVec};
-use crate::engine::panics::{Shielded, catch};
+use super::BatchProcessor;
+use crate::engine::panics::{Shielded, ShieldedVec, catch};
 use crate::engine::reply::{self, ReplyReceiver, ReplySender};
 use crate::error::JobError;
 

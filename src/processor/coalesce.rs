@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::hash::{BuildHasher, Hash, RandomState};
 
-use super::{BatchProcessor, ShieldedVec, rethrow};
-use crate::engine::panics::{Call, catch, discard};
+use super::BatchProcessor;
+use crate::engine::panics::{Call, ShieldedVec, catch, discard, rethrow};
 use crate::error::JobError;
 
 /// A processor that processes equal jobs of a batch once; see

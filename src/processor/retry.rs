@@ -4,8 +4,8 @@ use backon::BackoffBuilder;
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::{Always, BatchProcessor, Predicate, ShieldedVec, rethrow};
-use crate::engine::panics::{Call, Shielded, catch, discard, trace};
+use super::{Always, BatchProcessor, Predicate};
+use crate::engine::panics::{Call, Shielded, ShieldedVec, catch, discard, rethrow, trace};
 
 /// A processor that tries a failed batch again; see
 /// [`retry`](super::BatchProcessorExt::retry).

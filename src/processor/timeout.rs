@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::time::Duration;
 
-use super::{BatchProcessor, rethrow};
-use crate::engine::panics::Call;
+use super::BatchProcessor;
+use crate::engine::panics::{Call, rethrow};
 
 /// A processor that limits how long a batch may take; see
 /// [`timeout`](super::BatchProcessorExt::timeout).

@@ -9,12 +9,12 @@ use std::task::{Context, Poll, Waker};
 
 use tower_service::Service;
 
-use crate::engine::panics::{Call, Shielded};
+use crate::engine::panics::{Call, Shielded, ShieldedVec, rethrow};
 use crate::error::JobError;
 use crate::handle::JobHandle;
 use crate::micro_batch::MicroBatch;
+use crate::processor::BatchProcessor;
 use crate::processor::in_order::InOrder;
-use crate::processor::{BatchProcessor, ShieldedVec, rethrow};
 
 /// Submits each request as a job; its [`JobHandle`] is the response future.
 ///
