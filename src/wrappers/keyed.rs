@@ -64,7 +64,7 @@ pub struct Keyed<K, J, R> {
 }
 
 /// Shared by all clones of a [`Keyed`]. Its drop stops all keys.
-struct StopOnDrop<K, J, R>(Arc<KeyMap<K, J, R>>);
+struct StopOnDrop<K, J, R>(Arc<KeyMap<K, KeyedJob<K, J>, R>>);
 
 impl<K, J, R> Drop for StopOnDrop<K, J, R> {
     fn drop(&mut self) {
@@ -157,7 +157,7 @@ where
         KeyedBuilder::new(processor)
     }
 
-    fn run(make: Factory<K, J, R>, cancel: &CancellationToken) -> Self {
+    fn run(make: Factory<KeyedJob<K, J>, R>, cancel: &CancellationToken) -> Self {
         let key_map = Arc::new(StopOnDrop(KeyMap::new(make, cancel)));
         Self { key_map }
     }

@@ -82,7 +82,7 @@ impl<J: Send + 'static, R: Send + 'static> Service<J> for MicroBatch<J, R> {
     ///
     /// Without readiness it does not panic. It gives up its position among the
     /// waiters, if it has one, and does what [`submit`](MicroBatch::submit) does:
-    /// the handle itself waits for room.
+    /// the handle waits for room.
     fn call(&mut self, job: J) -> JobHandle<R> {
         if let Some(mut reservation) = self.reservation.take() {
             // Room may have been granted since the last poll.

@@ -129,7 +129,7 @@ where
     }
 
     /// Returns the function that makes the micro-batcher of a key.
-    pub(super) fn factory(self) -> Factory<K, J, R> {
+    pub(super) fn factory(self) -> Factory<KeyedJob<K, J>, R> {
         let shared = SharedProcessor::new(self.processor, self.max_in_flight_overall);
         let shared = Arc::new(shared);
         let build = Shielded::new(self.build);

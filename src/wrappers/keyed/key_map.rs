@@ -25,14 +25,14 @@ use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::error;
 
-use super::KeyedJob;
 use crate::engine::panics::{Call, Shielded, catch, discard, trace};
 use crate::error::{BuildError, JobError, ShutdownTimeout, StartError};
 use crate::micro_batch::MicroBatch;
 use crate::wrappers::id_map::{Id, IdMap, Lookup, shrink};
 
+/// Its jobs are of type `J`; each must own the [`KeyGuard`] of its key.
 pub(super) struct KeyMap<K, J, R> {
-    make: Shielded<Factory<K, J, R>>,
+    make: Shielded<Factory<J, R>>,
     hasher: RandomState,
     runtime: Handle,
     /// Stops all loops.
@@ -43,13 +43,12 @@ pub(super) struct KeyMap<K, J, R> {
 }
 
 /// Makes the micro-batcher of a key.
-pub(super) type Factory<K, J, R> =
-    Box<dyn Fn() -> Result<MicroBatch<KeyedJob<K, J>, R>, BuildError> + Send + Sync>;
+pub(super) type Factory<J, R> = Box<dyn Fn() -> Result<MicroBatch<J, R>, BuildError> + Send + Sync>;
 
 struct KeyMapState<K, J, R> {
     keys: IdMap<K, KeyEntry<K, J, R>>,
     /// The micro-batchers that may have jobs without a reply, by number.
-    loops: HashMap<u64, MicroBatch<KeyedJob<K, J>, R>>,
+    loops: HashMap<u64, MicroBatch<J, R>>,
     /// The number of the next micro-batcher.
     next_number: u64,
     /// Every loop has a clone, and the drop of the last one cancels `ended`. `None` once
@@ -61,14 +60,14 @@ struct KeyMapState<K, J, R> {
 
 struct KeyEntry<K, J, R> {
     guard: Weak<KeyGuard<K>>,
-    micro_batch: MicroBatch<KeyedJob<K, J>, R>,
+    micro_batch: MicroBatch<J, R>,
     /// Tells the loop that the key has no more jobs.
     idle: oneshot::Sender<()>,
 }
 
 /// The micro-batcher of a key, and the guard that a job must hold.
 pub(super) struct ActiveKey<K, J, R> {
-    pub(super) micro_batch: MicroBatch<KeyedJob<K, J>, R>,
+    pub(super) micro_batch: MicroBatch<J, R>,
     pub(super) guard: Arc<KeyGuard<K>>,
 }
 
@@ -146,7 +145,7 @@ where
     R: Send + 'static,
 {
     /// The loops will run on the current runtime.
-    pub(super) fn new(make: Factory<K, J, R>, cancel: &CancellationToken) -> Arc<Self> {
+    pub(super) fn new(make: Factory<J, R>, cancel: &CancellationToken) -> Arc<Self> {
         let ended = CancellationToken::new();
         Arc::new(Self {
             make: Shielded::new(make),
@@ -361,10 +360,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_burst_of_keys_leaves_no_memory() {
-        let make: Factory<u32, u8, u8> = Box::new(|| {
-            let echo = |jobs: Vec<KeyedJob<u32, u8>>| async move {
-                Ok::<_, String>(jobs.iter().map(|entry| *entry.job()).collect())
-            };
+        let make: Factory<u8, u8> = Box::new(|| {
+            let echo = |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
             Ok(MicroBatch::new(echo))
         });
         let key_map = KeyMap::new(make, &CancellationToken::new());

@@ -205,7 +205,7 @@ where
             .collect();
         shrink(&mut live);
         drop(live);
-        // The cache evicts later unless told, and holds too many entries until then.
+        // Evicts now. By itself the cache evicts later, and holds too many entries until then.
         self.finished.run_pending_tasks();
         for ((_, outcome), removed) in finished.iter().zip(removed) {
             for reply in removed.into_iter().flat_map(|(_, job)| job.joined) {
