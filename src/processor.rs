@@ -1,4 +1,4 @@
-//! What processes a batch, and what can be put around it.
+//! The trait that processes a batch, and its decorators.
 
 mod bisect;
 mod blocking;
@@ -10,12 +10,6 @@ mod retry;
 mod timeout;
 
 use std::error::Error;
-use std::mem;
-use std::ops::{Deref, DerefMut};
-use std::panic::resume_unwind;
-use std::sync::Arc;
-
-use crate::engine::panics::discard;
 
 pub use bisect::Bisect;
 pub use blocking::BlockingProcessor;
@@ -28,21 +22,21 @@ pub use timeout::{Elapsed, Timeout};
 /// Processes a whole batch of jobs at once.
 ///
 /// Every `Fn(Vec<J>) -> impl Future<Output = Result<Vec<R>, E>>` is one, so a
-/// closure is usually enough; implement the trait where the processor has a
-/// name of its own or borrows from itself.
+/// closure is usually enough. Implement the trait if the processor needs a named
+/// type or its future borrows from it.
 ///
 /// The future runs in a task of its own, so batches may run side by side and a
 /// slow one holds up nothing else. Only the call that makes the future is for one
-/// batch at a time, so that batches start in order. What an `async fn` does comes
-/// in its future; where the order of the batches matters to it, as to one that
-/// sends them on, `process` is a plain function that does so before it returns
-/// the future. Work that blocks its thread belongs on a thread of its own, as with
-/// any future.
+/// batch at a time, so that batches start in order. The body of an `async fn` runs
+/// in its future. If the order of the batches matters, as when the processor sends
+/// them on, make `process` a plain function that sends them before it returns the
+/// future. Work that blocks its thread belongs on a thread of its own, as with any
+/// future.
 ///
 /// A processor that submits to its own micro-batcher and awaits the result can
-/// wait for itself: its batch keeps its place in flight until then, so at the
-/// limit of `max_in_flight` the new job is never processed. The same goes for a
-/// circle of micro-batchers.
+/// wait for itself: its batch is in flight until then, so at the limit of
+/// `max_in_flight` the new job is never processed. The same is true of
+/// micro-batchers that submit to each other in a circle.
 ///
 /// # Panics
 ///
@@ -51,8 +45,8 @@ pub use timeout::{Elapsed, Timeout};
 ///
 /// # Cancel safety
 ///
-/// The future is dropped halfway where a stop runs out of time or the runtime
-/// is dropped. Its jobs then count as abandoned.
+/// The future is dropped before it is done if a stop runs out of time or the
+/// runtime is dropped. Its jobs then count as abandoned.
 ///
 /// # Examples
 ///
@@ -86,14 +80,14 @@ pub trait BatchProcessor<J, R>: Send + Sync + 'static {
     /// Returns one result per job, in the same order.
     ///
     /// `jobs` is never empty and never exceeds the limits of the builder. `R`
-    /// may itself be a `Result` where jobs fail one by one.
+    /// may itself be a `Result` if jobs fail one by one.
     ///
     /// # Errors
     ///
     /// An error fails the whole batch: every caller gets it as
-    /// [`JobError::Failed`](crate::JobError::Failed), or as it is if it is a
+    /// [`JobError::Failed`](crate::JobError::Failed), or unchanged if it is a
     /// [`JobError`](crate::JobError) itself, unless that says that a job was
-    /// never accepted. Another number of results than jobs does so as
+    /// never accepted. Another number of results than jobs fails it as
     /// [`JobError::ResultCount`](crate::JobError::ResultCount).
     fn process(&self, jobs: Vec<J>) -> impl Future<Output = Result<Vec<R>, Self::Error>> + Send;
 }
@@ -130,55 +124,4 @@ impl<E, F: Fn(&E) -> bool + Send + Sync + 'static> Predicate<E> for F {
     fn holds(&self, error: &E) -> bool {
         self(error)
     }
-}
-
-/// Users' values, whose drops are guarded one by one wherever they are dropped.
-pub(crate) struct ShieldedVec<T>(Vec<T>);
-
-impl<T> ShieldedVec<T> {
-    pub(crate) fn new(values: Vec<T>) -> Self {
-        Self(values)
-    }
-
-    pub(crate) fn into_vec(mut self) -> Vec<T> {
-        mem::take(&mut self.0)
-    }
-}
-
-impl<T: Clone> ShieldedVec<T> {
-    /// Clones the values. Where a clone panics, the clones before it are dropped.
-    #[cfg(feature = "retry")]
-    fn copy(&self) -> Vec<T> {
-        let mut copies = Self::new(Vec::with_capacity(self.len()));
-        for value in &**self {
-            copies.push(value.clone());
-        }
-        copies.into_vec()
-    }
-}
-
-impl<T> Deref for ShieldedVec<T> {
-    type Target = Vec<T>;
-
-    fn deref(&self) -> &Vec<T> {
-        &self.0
-    }
-}
-
-impl<T> DerefMut for ShieldedVec<T> {
-    fn deref_mut(&mut self) -> &mut Vec<T> {
-        &mut self.0
-    }
-}
-
-impl<T> Drop for ShieldedVec<T> {
-    fn drop(&mut self) {
-        discard(mem::take(&mut self.0), None);
-    }
-}
-
-/// Goes on with a panic that was caught, so that the decorators above and the
-/// core see a panic and not an error. The panic hook has seen it before.
-pub(crate) fn rethrow(message: Arc<str>) -> ! {
-    resume_unwind(Box::new(message.to_string()))
 }

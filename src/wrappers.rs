@@ -1,5 +1,5 @@
-//! What wraps a [`MicroBatch`](crate::MicroBatch) in another interface: one per key,
-//! results by id, streams, tower. Each is built on its methods alone.
+//! Other interfaces to a [`MicroBatch`](crate::MicroBatch): one per key, results by id,
+//! streams, tower. Nothing in the engine imports them.
 
 mod id_map;
 pub(crate) mod keyed;

@@ -8,8 +8,8 @@
 
 use std::any::Any;
 use std::mem;
-use std::ops::Deref;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -30,6 +30,12 @@ fn message(panic: Box<dyn Any + Send>) -> Arc<str> {
 /// Calls user code and returns the message of its panic, if it panics.
 pub(crate) fn catch<T>(call: impl FnOnce() -> T) -> Result<T, Arc<str>> {
     catch_unwind(AssertUnwindSafe(call)).map_err(message)
+}
+
+/// Continues a panic that [`catch`] caught, so that what calls a decorator sees a panic
+/// and not an error. The panic hook ran for the first panic and does not run again.
+pub(crate) fn rethrow(message: Arc<str>) -> ! {
+    resume_unwind(Box::new(message.to_string()))
 }
 
 /// Calls `tracing`. A panic of the subscriber loses the event and nothing else.
@@ -76,6 +82,51 @@ impl<T> Deref for Shielded<T> {
 impl<T> Drop for Shielded<T> {
     fn drop(&mut self) {
         discard(self.0.take(), None);
+    }
+}
+
+/// User values, whose drops are caught one by one wherever they are dropped.
+pub(crate) struct ShieldedVec<T>(Vec<T>);
+
+impl<T> ShieldedVec<T> {
+    pub(crate) fn new(values: Vec<T>) -> Self {
+        Self(values)
+    }
+
+    pub(crate) fn into_vec(mut self) -> Vec<T> {
+        mem::take(&mut self.0)
+    }
+}
+
+impl<T: Clone> ShieldedVec<T> {
+    /// Clones the values. If a clone panics, the clones before it are dropped.
+    #[cfg(feature = "retry")]
+    pub(crate) fn copy(&self) -> Vec<T> {
+        let mut copies = Self::new(Vec::with_capacity(self.len()));
+        for value in &**self {
+            copies.push(value.clone());
+        }
+        copies.into_vec()
+    }
+}
+
+impl<T> Deref for ShieldedVec<T> {
+    type Target = Vec<T>;
+
+    fn deref(&self) -> &Vec<T> {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for ShieldedVec<T> {
+    fn deref_mut(&mut self) -> &mut Vec<T> {
+        &mut self.0
+    }
+}
+
+impl<T> Drop for ShieldedVec<T> {
+    fn drop(&mut self) {
+        discard(mem::take(&mut self.0), None);
     }
 }
 

@@ -3,12 +3,12 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use super::{Always, BatchProcessor, Predicate, ShieldedVec};
-use crate::engine::panics::{Call, catch, discard};
+use super::{Always, BatchProcessor, Predicate};
+use crate::engine::panics::{Call, ShieldedVec, catch, discard};
 use crate::error::JobError;
 
-/// A processor that splits a failed batch until the guilty jobs stand alone;
-/// see [`bisect`](super::BatchProcessorExt::bisect).
+/// A processor that splits a failed batch until each job that fails is alone in its
+/// call; see [`bisect`](super::BatchProcessorExt::bisect).
 #[derive(Debug, Clone)]
 pub struct Bisect<P, W = Always> {
     inner: P,
@@ -20,35 +20,37 @@ impl<P, W> Bisect<P, W> {
         Self { inner, when }
     }
 
-    /// Starts the next part, as soon as there is one with a job left in it.
+    /// Takes the next part that has jobs left, and calls the processor with it.
     fn start<'a, J, R>(
         &'a self,
         parts: &mut Vec<Part<J>>,
         results: &mut Results<R>,
-    ) -> Option<Attempt<J, impl Future<Output = Outcome<R, P::Error>> + Send + use<'a, J, R, P, W>>>
+    ) -> Option<
+        Attempt<J, impl Future<Output = ProcessorResult<R, P::Error>> + Send + use<'a, J, R, P, W>>,
+    >
     where
         J: Clone,
         P: BatchProcessor<J, R>,
     {
         loop {
             let mut part = parts.pop()?;
-            let kept = part.keep(results);
-            let Part { places, jobs } = part;
-            if !places.is_empty() {
+            let copies = part.copy_jobs(results);
+            let Part { positions, jobs } = part;
+            if !positions.is_empty() {
                 return Some(Attempt {
-                    places,
-                    kept,
-                    called: Call::new(|| self.inner.process(jobs.into_vec())),
+                    positions,
+                    copies,
+                    call: Call::new(|| self.inner.process(jobs.into_vec())),
                 });
             }
         }
     }
 
-    /// Returns the results of so many jobs or why they have none, and whether a
-    /// smaller batch may do better.
-    fn judge<J, R>(
+    /// Returns the results of `expected` jobs; or why they have none, and whether to
+    /// split them.
+    fn check<J, R>(
         &self,
-        outcome: Result<Outcome<R, P::Error>, Arc<str>>,
+        outcome: Result<ProcessorResult<R, P::Error>, Arc<str>>,
         expected: usize,
     ) -> Result<Vec<R>, (JobError, bool)>
     where
@@ -77,54 +79,56 @@ impl<P, W> Bisect<P, W> {
     }
 }
 
-type Outcome<R, E> = Result<Vec<R>, E>;
+/// What the inner processor returns for a part.
+type ProcessorResult<R, E> = Result<Vec<R>, E>;
 
-/// What each job of the batch gets, as far as it is known.
+/// The result of each job of the batch; `None` until it is known.
 type Results<R> = ShieldedVec<Option<Result<R, JobError>>>;
 
-/// Jobs that are processed together, with their places in the batch.
+/// Jobs that are processed together, with their positions in the batch.
 struct Part<J> {
-    places: Vec<usize>,
+    positions: Vec<usize>,
     jobs: ShieldedVec<J>,
 }
 
 impl<J: Clone> Part<J> {
-    /// Returns a clone of each job, for the halves; none of a single job, which is
-    /// never split. A job whose clone panics leaves the part with that as its
-    /// result.
-    fn keep<R>(&mut self, results: &mut Results<R>) -> ShieldedVec<J> {
-        let mut kept = ShieldedVec::new(Vec::new());
-        if self.places.len() == 1 {
-            return kept;
+    /// Returns a clone of each job, for the halves. A single job is not cloned, because
+    /// it is never split. A job whose clone panics is removed from the part, with the
+    /// panic as its result.
+    fn copy_jobs<R>(&mut self, results: &mut Results<R>) -> ShieldedVec<J> {
+        let mut copies = ShieldedVec::new(Vec::new());
+        if self.positions.len() == 1 {
+            return copies;
         }
-        kept.reserve_exact(self.places.len());
-        let mut left_out = Vec::new();
+        copies.reserve_exact(self.positions.len());
+        let mut panicked = Vec::new();
         for (at, job) in self.jobs.iter().enumerate() {
             match catch(|| job.clone()) {
-                Ok(clone) => kept.push(clone),
-                Err(message) => left_out.push((at, message)),
+                Ok(clone) => copies.push(clone),
+                Err(message) => panicked.push((at, message)),
             }
         }
-        // From the end, so that the others stay where they are.
-        for (at, message) in left_out.into_iter().rev() {
-            let place = self.places.remove(at);
-            results[place] = Some(Err(JobError::Panicked(message)));
+        // From the end, so that the indices of the others stay valid.
+        for (at, message) in panicked.into_iter().rev() {
+            let position = self.positions.remove(at);
+            results[position] = Some(Err(JobError::Panicked(message)));
             discard([self.jobs.remove(at)], None);
         }
-        kept
+        copies
     }
 }
 
-/// A part in the processor's hands.
+/// A part that is being processed.
 struct Attempt<J, F> {
-    places: Vec<usize>,
-    kept: ShieldedVec<J>,
-    called: Call<F>,
+    positions: Vec<usize>,
+    /// The jobs of the halves, if the part is split.
+    copies: ShieldedVec<J>,
+    call: Call<F>,
 }
 
 impl<P> Bisect<P> {
-    /// Splits only after errors for which `predicate` holds, and after panics;
-    /// after any other error all jobs of the batch get that error.
+    /// Splits only after errors for which `predicate` holds, and after panics.
+    /// After any other error all jobs of that call get the error.
     pub fn when<J, R, F>(self, predicate: F) -> Bisect<P, F>
     where
         P: BatchProcessor<J, R>,
@@ -149,39 +153,42 @@ where
     ) -> impl Future<Output = Result<Vec<Result<R, JobError>>, Infallible>> + Send {
         let size = jobs.len();
         let mut results = Results::new((0..size).map(|_| None).collect());
-        // What is still to do, the next at the end: so halves come in order.
+        // The parts to process, the next one last, so that halves are processed in order.
         let mut parts = vec![Part {
-            places: (0..size).collect(),
+            positions: (0..size).collect(),
             jobs: ShieldedVec::new(jobs),
         }];
-        // The first attempt belongs to the call, so that batches start in order.
+        // The first call is made here, not in the future, so that batches start in order.
         let mut attempt = self.start(&mut parts, &mut results);
         async move {
             while let Some(Attempt {
-                mut places,
-                mut kept,
-                called,
+                mut positions,
+                mut copies,
+                call,
             }) = attempt
             {
-                let outcome = called.await;
-                match self.judge(outcome, places.len()) {
+                let outcome = call.await;
+                match self.check(outcome, positions.len()) {
                     Ok(part) => {
-                        for (place, result) in places.into_iter().zip(part) {
-                            results[place] = Some(Ok(result));
+                        for (position, result) in positions.into_iter().zip(part) {
+                            results[position] = Some(Ok(result));
                         }
                     }
-                    Err((error, true)) if places.len() > 1 => {
+                    Err((error, true)) if positions.len() > 1 => {
                         discard([error], None);
-                        let middle = places.len() / 2;
+                        let middle = positions.len() / 2;
                         parts.push(Part {
-                            places: places.split_off(middle),
-                            jobs: ShieldedVec::new(kept.split_off(middle)),
+                            positions: positions.split_off(middle),
+                            jobs: ShieldedVec::new(copies.split_off(middle)),
                         });
-                        parts.push(Part { places, jobs: kept });
+                        parts.push(Part {
+                            positions,
+                            jobs: copies,
+                        });
                     }
                     Err((error, _)) => {
-                        for place in places {
-                            results[place] = Some(Err(error.clone()));
+                        for position in positions {
+                            results[position] = Some(Err(error.clone()));
                         }
                     }
                 }

@@ -5,32 +5,34 @@ use std::error::Error;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::{fmt, mem, thread};
 
-use super::{BatchProcessor, ShieldedVec};
-use crate::engine::panics::{Shielded, catch};
+use super::BatchProcessor;
+use crate::engine::panics::{Shielded, ShieldedVec, catch};
 use crate::engine::reply::{self, ReplyReceiver, ReplySender};
 use crate::error::JobError;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A processor on a thread of its own, for what must not run on async threads
-/// or may not leave one thread: a `SQLite` connection, a model on a GPU.
+/// or must not leave one thread: a `SQLite` connection, a model on a GPU.
 ///
-/// One thread handles one batch at a time, in the order they come; it sleeps
-/// while there is none. Give several threads a processor each and a
-/// `max_in_flight` in the closure that chooses between them.
+/// The thread processes one batch at a time, in the order in which they come, and
+/// sleeps while there is none. For several threads, make a processor for each, choose
+/// between them in a closure that is the processor, and set `max_in_flight` to their
+/// number.
 ///
 /// Dropping the processor, as the end of its [`MicroBatch`](crate::MicroBatch)
-/// does, lets the thread finish the batch in hand and end; nothing waits for
-/// it. A batch that is given up before the thread comes to it, by a
-/// [`timeout`](super::BatchProcessorExt::timeout) or a stop, is dropped there and
-/// then, so no more batches wait for a thread that hangs than are in flight. One
-/// that the thread has in hand it finishes for nobody.
+/// does, lets the thread finish its current batch and end. Nothing waits for the
+/// thread. A batch that is dropped before the thread starts it, by a
+/// [`timeout`](super::BatchProcessorExt::timeout) or a stop, is removed from the
+/// thread's queue at once, so no more batches wait for a thread that hangs than are
+/// in flight. A batch that the thread has started is finished, and its results are
+/// dropped.
 ///
 /// # Panics
 ///
 /// A panic in `run` fails its batch with its message, as
-/// [`JobError::Panicked`], and the state is built anew for the next one. No panic
-/// ends the thread, be it in the drop of a job, a result or the state.
+/// [`JobError::Panicked`], and the state is built anew for the next batch. No panic
+/// ends the thread, not even in the drop of a job, a result or the state.
 ///
 /// # Examples
 ///
@@ -52,18 +54,18 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// # }
 /// ```
 pub struct BlockingProcessor<J, R> {
-    queue: Arc<Queue<J, R>>,
+    queue: Arc<ThreadQueue<J, R>>,
 }
 
 impl<J: Send + 'static, R: Send + 'static> BlockingProcessor<J, R> {
     /// Starts the thread and waits until `init` has built the state there.
     ///
     /// `init` is called again after a panic in `run`, when the next batch
-    /// comes; where it fails then, that batch gets its error.
+    /// comes. If it fails then, that batch gets its error.
     ///
     /// # Errors
     ///
-    /// The error of `init`; [`JobError::Panicked`] where it panics; the
+    /// The error of `init`; [`JobError::Panicked`] if it panics; the
     /// [`std::io::Error`] of a thread that cannot be started.
     ///
     /// # Cancel safety
@@ -76,48 +78,49 @@ impl<J: Send + 'static, R: Send + 'static> BlockingProcessor<J, R> {
         I: Fn() -> Result<S, E> + Send + 'static,
         F: Fn(&mut S, Vec<J>) -> Result<Vec<R>, E> + Send + 'static,
     {
-        let queue = Arc::new(Queue::new());
-        let thread = Thread(Arc::clone(&queue));
-        // Its drop ends the thread, also where this future is dropped.
+        let queue = Arc::new(ThreadQueue::new());
+        let thread = ThreadGuard(Arc::clone(&queue));
+        // Its drop ends the thread, also if this future is dropped.
         let processor = Self { queue };
-        let (ready, receiver): (ReplySender<Outcome<()>>, ReplyReceiver<_>) = reply::channel();
+        let (ready, receiver): (ReplySender<ThreadOutcome<()>>, ReplyReceiver<_>) =
+            reply::channel();
         let (init, run) = (Shielded::new(init), Shielded::new(run));
         thread::Builder::new()
             .name("microbatch-blocking".to_owned())
             .spawn(move || {
-                let mut state = match guarded(&*init) {
+                let mut state = match catch_error(&*init) {
                     Ok(state) => {
                         let _ = catch(|| ready.send(Ok(Ok(ShieldedVec::new(Vec::new())))));
                         Some(Shielded::new(state))
                     }
-                    Err(error) => return ready.send(Ok(Err(shield(error)))),
+                    Err(error) => return ready.send(Ok(Err(shield_error(error)))),
                 };
-                while let Some(Work { jobs, reply }) = thread.0.next() {
+                while let Some(QueuedBatch { jobs, reply }) = thread.0.next() {
                     let outcome = process(&mut state, &*init, &*run, jobs);
-                    // What nobody waits for any more is dropped here.
-                    let _ = catch(|| reply.send(Ok(outcome.map_err(shield))));
+                    // This drops the outcome if the batch's future was dropped.
+                    let _ = catch(|| reply.send(Ok(outcome.map_err(shield_error))));
                 }
             })?;
-        opened(receiver.await?)?;
+        into_result(receiver.await?)?;
         Ok(processor)
     }
 }
 
-/// What the thread answers, of which each part may panic when it is dropped.
-type Outcome<R> = Result<ShieldedVec<R>, Shielded<Option<BoxError>>>;
+/// What the thread replies. The drop of each part is caught.
+type ThreadOutcome<R> = Result<ShieldedVec<R>, Shielded<Option<BoxError>>>;
 
-fn shield(error: BoxError) -> Shielded<Option<BoxError>> {
+fn shield_error(error: BoxError) -> Shielded<Option<BoxError>> {
     Shielded::new(Some(error))
 }
 
-fn opened<R>(outcome: Outcome<R>) -> Result<Vec<R>, BoxError> {
+fn into_result<R>(outcome: ThreadOutcome<R>) -> Result<Vec<R>, BoxError> {
     match outcome {
         Ok(results) => Ok(results.into_vec()),
         Err(mut error) => Err(error.get_mut().take().expect("it is taken here alone")),
     }
 }
 
-/// Processes one batch, after building the state where there is none.
+/// Processes one batch. Builds the state first if there is none.
 fn process<S, E, J, R>(
     state: &mut Option<Shielded<S>>,
     init: impl Fn() -> Result<S, E>,
@@ -129,16 +132,17 @@ where
 {
     let mut ready = match state.take() {
         Some(ready) => ready,
-        None => Shielded::new(guarded(init)?),
+        None => Shielded::new(catch_error(init)?),
     };
-    // A state that has seen a panic is dropped, and not by that panic.
+    // After a panic the state is dropped, but not by the unwinding of that panic.
     let results = catch(|| run(ready.get_mut(), jobs.into_vec())).map_err(JobError::Panicked)?;
     *state = Some(ready);
-    guarded(|| results).map(ShieldedVec::new)
+    catch_error(|| results).map(ShieldedVec::new)
 }
 
-/// Makes an error of a panic, in the call or in the conversion of its error.
-fn guarded<T, E: Into<BoxError>>(call: impl FnOnce() -> Result<T, E>) -> Result<T, BoxError> {
+/// Calls user code, and returns a panic of the call, or of the conversion of its error,
+/// as an error.
+fn catch_error<T, E: Into<BoxError>>(call: impl FnOnce() -> Result<T, E>) -> Result<T, BoxError> {
     let called = catch(|| call().map_err(Into::into));
     called.map_err(JobError::Panicked)?
 }
@@ -147,13 +151,13 @@ impl<J: Send + 'static, R: Send + 'static> BatchProcessor<J, R> for BlockingProc
     type Error = BoxError;
 
     fn process(&self, jobs: Vec<J>) -> impl Future<Output = Result<Vec<R>, BoxError>> + Send {
-        // Queued by the call, so that batches come to the thread in order.
-        let (place, receiver) = self.queue.push(jobs);
+        // Queued here, not in the future, so that the thread gets batches in order.
+        let (guard, receiver) = self.queue.push(jobs);
         async move {
             let outcome = receiver.await?;
-            // Held until here: its drop takes the batch out of the queue.
-            drop(place);
-            opened(outcome)
+            // Held until here: its drop removes the batch from the queue.
+            drop(guard);
+            into_result(outcome)
         }
     }
 }
@@ -170,74 +174,76 @@ impl<J, R> fmt::Debug for BlockingProcessor<J, R> {
     }
 }
 
-struct Work<J, R> {
+/// A batch that waits for the thread.
+struct QueuedBatch<J, R> {
     jobs: ShieldedVec<J>,
-    reply: ReplySender<Outcome<R>>,
+    reply: ReplySender<ThreadOutcome<R>>,
 }
 
-/// The batches that the thread has not come to. It holds none whose future was
+/// The batches that the thread has not started. It holds none whose future was
 /// dropped, and so never more than are in flight.
-struct Queue<J, R> {
-    state: Mutex<State<J, R>>,
+struct ThreadQueue<J, R> {
+    state: Mutex<ThreadQueueState<J, R>>,
     changed: Condvar,
 }
 
-struct State<J, R> {
-    /// By their numbers, the next first.
-    batches: BTreeMap<u64, Work<J, R>>,
-    /// The number of the next batch.
-    number: u64,
+struct ThreadQueueState<J, R> {
+    /// By number, so that the thread takes the oldest first.
+    batches: BTreeMap<u64, QueuedBatch<J, R>>,
+    next_number: u64,
     closed: bool,
 }
 
-impl<J, R> Queue<J, R> {
+impl<J, R> ThreadQueue<J, R> {
     fn new() -> Self {
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(ThreadQueueState {
                 batches: BTreeMap::new(),
-                number: 0,
+                next_number: 0,
                 closed: false,
             }),
             changed: Condvar::new(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<J, R>> {
+    fn lock(&self) -> MutexGuard<'_, ThreadQueueState<J, R>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a batch, which its place takes out again.
-    fn push(&self, jobs: Vec<J>) -> (Place<'_, J, R>, ReplyReceiver<Outcome<R>>) {
+    /// Queues a batch. The drop of the guard removes it again.
+    fn push(&self, jobs: Vec<J>) -> (QueuedBatchGuard<'_, J, R>, ReplyReceiver<ThreadOutcome<R>>) {
         let (reply, receiver) = reply::channel();
         let jobs = ShieldedVec::new(jobs);
-        let work = Work { jobs, reply };
+        let batch = QueuedBatch { jobs, reply };
         let mut state = self.lock();
-        let number = state.number;
-        state.number += 1;
-        // Dropped after the lock where the thread has ended: its reply says so.
+        let number = state.next_number;
+        state.next_number += 1;
+        // If the thread has ended, the batch is dropped after the lock is released, and
+        // the drop of its reply sender sends the error.
         let refused = match state.closed {
-            true => Some(work),
-            false => state.batches.insert(number, work),
+            true => Some(batch),
+            false => state.batches.insert(number, batch),
         };
         drop(state);
         drop(refused);
         self.changed.notify_one();
         let queue = self;
-        (Place { queue, number }, receiver)
+        (QueuedBatchGuard { queue, number }, receiver)
     }
 
-    /// Blocks until there is a batch; none once the queue is closed.
-    fn next(&self) -> Option<Work<J, R>> {
-        let idle = |state: &mut State<J, R>| state.batches.is_empty() && !state.closed;
+    /// Blocks until there is a batch, and takes it. Returns `None` once the queue is
+    /// closed.
+    fn next(&self) -> Option<QueuedBatch<J, R>> {
+        let idle = |state: &mut ThreadQueueState<J, R>| state.batches.is_empty() && !state.closed;
         let state = self.changed.wait_while(self.lock(), idle);
         let mut state = state.unwrap_or_else(PoisonError::into_inner);
         match state.closed {
             true => None,
-            false => state.batches.pop_first().map(|(_, work)| work),
+            false => state.batches.pop_first().map(|(_, batch)| batch),
         }
     }
 
-    /// Ends the thread, if it has not ended, and drops what it has not come to.
+    /// Ends the thread after its current batch, and drops the batches in the queue.
     fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -248,24 +254,25 @@ impl<J, R> Queue<J, R> {
     }
 }
 
-/// The place of a batch in the queue, which is given up with its future.
-struct Place<'a, J, R> {
-    queue: &'a Queue<J, R>,
+/// Owned by the future of a batch. Its drop removes the batch from the queue.
+struct QueuedBatchGuard<'a, J, R> {
+    queue: &'a ThreadQueue<J, R>,
     number: u64,
 }
 
-impl<J, R> Drop for Place<'_, J, R> {
+impl<J, R> Drop for QueuedBatchGuard<'_, J, R> {
     fn drop(&mut self) {
-        let work = self.queue.lock().batches.remove(&self.number);
-        // The jobs are dropped after the lock.
-        drop(work);
+        let removed = self.queue.lock().batches.remove(&self.number);
+        // After the lock is released, because the drop of a job is user code.
+        drop(removed);
     }
 }
 
-/// Owned by the thread: however that ends, nobody waits for it any more.
-struct Thread<J, R>(Arc<Queue<J, R>>);
+/// Owned by the thread. Its drop closes the queue, so no batch waits for a thread that
+/// has ended.
+struct ThreadGuard<J, R>(Arc<ThreadQueue<J, R>>);
 
-impl<J, R> Drop for Thread<J, R> {
+impl<J, R> Drop for ThreadGuard<J, R> {
     fn drop(&mut self) {
         self.0.close();
     }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::hash::{BuildHasher, Hash, RandomState};
 
-use super::{BatchProcessor, ShieldedVec, rethrow};
-use crate::engine::panics::{Call, catch, discard};
+use super::BatchProcessor;
+use crate::engine::panics::{Call, ShieldedVec, catch, discard, rethrow};
 use crate::error::JobError;
 
 /// A processor that processes equal jobs of a batch once; see
@@ -30,11 +30,11 @@ where
     type Error = Box<dyn Error + Send + Sync>;
 
     fn process(&self, jobs: Vec<J>) -> impl Future<Output = Result<Vec<R>, Self::Error>> + Send {
-        let (distinct, places) = distinct(jobs);
+        let (distinct, indices) = distinct(jobs);
         let expected = distinct.len();
-        let called = Call::new(|| self.inner.process(distinct));
+        let call = Call::new(|| self.inner.process(distinct));
         async move {
-            let results = match called.await {
+            let results = match call.await {
                 Ok(results) => results.map_err(Into::into)?,
                 Err(message) => rethrow(message),
             };
@@ -43,23 +43,24 @@ where
                 discard(results, None);
                 return Err(JobError::ResultCount { expected, actual }.into());
             }
-            if expected == places.len() {
+            if expected == indices.len() {
                 return Ok(results);
             }
-            Ok(distribute(results, &places))
+            Ok(distribute(results, &indices))
         }
     }
 }
 
-/// Returns the jobs without repetition, in order of their first appearance, and
-/// for each job its place among them. A job whose hash or comparison panics is
+/// Returns the distinct jobs, in order of their first appearance, and for each job the
+/// index of the distinct job that it equals. A job whose hash or comparison panics is
 /// equal to no other.
 fn distinct<J: Eq + Hash>(jobs: Vec<J>) -> (Vec<J>, Vec<usize>) {
     let hasher = RandomState::new();
-    let mut places = Vec::with_capacity(jobs.len());
+    let mut indices = Vec::with_capacity(jobs.len());
     let mut distinct = ShieldedVec::new(Vec::with_capacity(jobs.len()));
-    // By hash, the last of the distinct jobs that have it; by job, the one before
-    // it with the same hash. The jobs are no keys, so they need not be cloned.
+    // `last` has for each hash the last distinct job with it, `before` has for each
+    // distinct job the one before it with the same hash. So no job is a key of a map,
+    // and none is cloned.
     let mut last = HashMap::with_capacity(jobs.len());
     let mut before: Vec<Option<usize>> = Vec::with_capacity(jobs.len());
     let mut jobs = ShieldedVec::new(jobs);
@@ -73,39 +74,39 @@ fn distinct<J: Eq + Hash>(jobs: Vec<J>) -> (Vec<J>, Vec<usize>) {
             next = before[at];
         }
         if let Some(at) = next {
-            places.push(at);
+            indices.push(at);
             discard([job], None);
             continue;
         }
         let at = distinct.len();
         before.push(hash.and_then(|hash| last.insert(hash, at)));
-        places.push(at);
+        indices.push(at);
         distinct.push(job);
     }
     drop(jobs);
-    (distinct.into_vec(), places)
+    (distinct.into_vec(), indices)
 }
 
-/// Gives each place its result: the result itself to the last one that has it,
-/// and clones to those before.
+/// Returns the result at each of the indices: the result itself for the last index that
+/// names it, and clones for those before.
 ///
 /// # Panics
 ///
-/// Where a clone panics: a caller is left without a result.
-fn distribute<R: Clone>(results: Vec<R>, places: &[usize]) -> Vec<R> {
-    let mut owed = vec![0_usize; results.len()];
-    for place in places {
-        owed[*place] += 1;
+/// If a clone panics, because one job has no result then.
+fn distribute<R: Clone>(results: Vec<R>, indices: &[usize]) -> Vec<R> {
+    let mut remaining = vec![0_usize; results.len()];
+    for index in indices {
+        remaining[*index] += 1;
     }
     let mut results = ShieldedVec::new(results.into_iter().map(Some).collect());
-    let mut given = ShieldedVec::new(Vec::with_capacity(places.len()));
-    for place in places {
-        owed[*place] -= 1;
-        let result = match owed[*place] {
-            0 => results[*place].take(),
-            _ => results[*place].clone(),
+    let mut distributed = ShieldedVec::new(Vec::with_capacity(indices.len()));
+    for index in indices {
+        remaining[*index] -= 1;
+        let result = match remaining[*index] {
+            0 => results[*index].take(),
+            _ => results[*index].clone(),
         };
-        given.extend(result);
+        distributed.extend(result);
     }
-    given.into_vec()
+    distributed.into_vec()
 }

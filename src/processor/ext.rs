@@ -1,4 +1,4 @@
-//! The decorators' front door.
+//! The methods that put decorators around a processor.
 
 use std::time::Duration;
 
@@ -9,36 +9,35 @@ use super::retry::Retry;
 use super::timeout::Timeout;
 use super::{Always, BatchProcessor};
 
-/// Decorates any [`BatchProcessor`]. The decorators read in the order they act,
-/// and nest: `insert.retry(backoff).bisect()` splits a batch once its retries
-/// are used up.
+/// Decorates any [`BatchProcessor`]. The decorators are written in the order in which
+/// they act, and nest: `insert.retry(backoff).bisect()` splits a batch once its
+/// retries are used up.
 ///
-/// Each is a processor in turn, so the limits, the order and the stop of the
-/// [`MicroBatch`](crate::MicroBatch) hold as ever: a stop that runs out of time
-/// drops them in whatever they are doing. What they do first, they do in the call
-/// of [`process`](BatchProcessor::process), and not in its future, so batches
-/// start in order through all of them.
+/// Each decorated processor is itself a processor, so the limits, the order and the
+/// stop of the [`MicroBatch`](crate::MicroBatch) hold for it, too: a stop that runs
+/// out of time drops its future, whatever that is doing. A decorator makes its first
+/// call in [`process`](BatchProcessor::process) itself, and not in the future, so
+/// batches start in order through all of them.
 ///
 /// A panic passes through [`timeout`](Self::timeout), `retry` and
-/// [`coalesce`](Self::coalesce) as a panic. One in the drop of a job, result or
-/// error is caught, and takes no result from anybody.
+/// [`coalesce`](Self::coalesce) as a panic. A panic in the drop of a job, result or
+/// error is caught, and no caller loses a result by it.
 pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
     /// Tries a failed batch again after each pause of `backoff`, which is any
     /// builder of the [`backon`](https://docs.rs/backon) crate.
     ///
     /// Only for processors whose batches are all-or-nothing or idempotent.
-    /// Limit it with [`when`](Retry::when) to errors that pass. A panic is not
-    /// retried, nor does a batch outlive one in `when`, in `backoff` or in the clone
-    /// of a job. Every attempt clones the jobs.
+    /// Limit it with [`when`](Retry::when) to errors that are temporary. A panic is
+    /// not retried, and a panic in `when`, in `backoff` or in the clone of a job fails
+    /// the batch. Every attempt clones the jobs.
     ///
-    /// A batch keeps its place in flight during the pauses, and everybody behind it
-    /// waits for as long: with
-    /// [`max_in_flight`](crate::MicroBatchBuilder::max_in_flight) at 1, pauses of a
-    /// minute hold up all other batches for that minute. Keep the sum of the pauses
-    /// to what the callers can wait, and allow more batches in flight.
+    /// A batch stays in flight during the pauses, and the batches after it wait for as
+    /// long: with [`max_in_flight`](crate::MicroBatchBuilder::max_in_flight) at 1,
+    /// pauses of a minute hold up all other batches for that minute. Keep the sum of
+    /// the pauses to what the callers can wait, and allow more batches in flight.
     ///
-    /// The first attempt of each batch starts in order, a later one when its pause
-    /// is over.
+    /// The first attempts of the batches start in order, a later attempt starts when
+    /// its pause is over.
     ///
     /// # Errors
     ///
@@ -82,12 +81,12 @@ pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
     /// What the processor has done so far is not undone, and only the waiting
     /// ends: a task that the processor has spawned, work that it has handed to a
     /// thread, as [`BlockingProcessor`](super::BlockingProcessor) does, or a
-    /// statement that a server has begun goes on, and its place in flight is free
-    /// for the next batch meanwhile. A processor that blocks its thread is not
+    /// statement that a server has begun goes on, while the batch is no longer in
+    /// flight and the next one may start. A processor that blocks its thread is not
     /// interrupted at all.
     ///
     /// The time counts from the first poll of the batch's future. Tokio's timer
-    /// rounds up to the next millisecond; [`Duration::MAX`] means for ever.
+    /// rounds up to the next millisecond; [`Duration::MAX`] means no limit.
     ///
     /// # Errors
     ///
@@ -112,19 +111,19 @@ pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
         Timeout::new(self, limit)
     }
 
-    /// Splits a batch that fails or panics in halves until the guilty jobs
-    /// stand alone: they get their own error, all others their result.
+    /// Splits a batch that fails or panics in halves until each job that fails is
+    /// alone in its call: such a job gets its own error, every other job its result.
     ///
     /// Only for processors whose batches are all-or-nothing or idempotent: a
     /// job of a failed batch is processed again. One bad job in 1024 costs at
     /// most 21 calls, `k` bad ones in `n` at most `k * 2 * log2(n) + 1`. Limit
-    /// it with [`when`](Bisect::when) to errors that a job can cause; a dead
-    /// database is no job's fault. Every call but those of single jobs clones
-    /// its jobs.
+    /// it with [`when`](Bisect::when) to errors that a job can cause, and not, for
+    /// example, the loss of a database connection. Every call with more than one job
+    /// clones its jobs.
     ///
-    /// What it wraps is done at every call. `timeout(limit).bisect()` gives a
-    /// batch of `n` jobs up to `2 * n - 1` times the limit, where every call hangs;
-    /// `bisect().timeout(limit)` limits the whole search, and fails the whole batch.
+    /// The decorators before it act at every call. `timeout(limit).bisect()` gives a
+    /// batch of `n` jobs up to `2 * n - 1` times the limit, if every call hangs;
+    /// `bisect().timeout(limit)` limits all calls together, and fails the whole batch.
     /// `retry(backoff).bisect()` pauses and tries again for every half that holds a
     /// bad job, unless the `when` of the retry leaves out the errors that a job
     /// causes.
@@ -133,8 +132,8 @@ pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
     ///
     /// The batch never fails; each job has a `Result` of its own. A job whose
     /// clone panics gets that as [`JobError::Panicked`](crate::JobError::Panicked)
-    /// and is left out of the search. So does each job of a call whose error makes
-    /// `when` panic.
+    /// and is not processed again. The same is true of each job of a call whose error
+    /// makes `when` panic.
     ///
     /// # Examples
     ///
@@ -163,20 +162,21 @@ pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
     /// Processes equal jobs of a batch once and gives all their callers the
     /// result.
     ///
-    /// The first of equal jobs is processed, and the others are dropped, with
-    /// whatever `Eq` does not compare. So it is for reads: of two equal orders one
-    /// would be lost, and both callers told that theirs is done.
+    /// The first of equal jobs is processed. The others are dropped, with the fields
+    /// that `Eq` does not compare. So it is for reads: of two equal orders one
+    /// would not be carried out, although both callers get a result.
     ///
-    /// The last of equal jobs gets the result itself and those before it clones, so
-    /// a batch without repetition clones none. A job whose hash or comparison panics
+    /// The last of equal jobs gets the result itself and those before it get clones,
+    /// so a batch of distinct jobs clones no result. A job whose hash or comparison panics
     /// counts as equal to no other.
     ///
     /// # Errors
     ///
     /// Those of the processor. A panic in the clone of a result fails the batch,
-    /// although it was processed: a caller is left without a result. A wrong number of results for the distinct jobs
-    /// is a [`JobError::ResultCount`](crate::JobError::ResultCount), which
-    /// counts those.
+    /// although it was processed, because one job has no result then. A wrong number
+    /// of results for the distinct jobs is a
+    /// [`JobError::ResultCount`](crate::JobError::ResultCount), which counts the
+    /// distinct jobs.
     ///
     /// # Examples
     ///

@@ -1,9 +1,9 @@
-//! Keeps batches in order where a processor must wait before it can call
-//! another one.
+//! Keeps batches in order in a processor that must wait before it calls another one.
 //!
-//! A processor is called with one batch at a time, and so in order; what it
-//! does in its future may happen in any. Whoever has to wait first enters here
-//! when it is called, waits, calls the inner processor, and leaves.
+//! `process` is called for one batch at a time, and so in order; the futures that it
+//! returns may be polled in any order. A processor that must wait calls
+//! [`enter`](InOrder::enter) in `process`. In its future it awaits the [`Turn`], waits,
+//! calls the inner processor, and drops the turn.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,9 +12,10 @@ use std::task::{Context, Poll, Waker};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::coop;
 
+/// A fair semaphore with one permit.
 pub(crate) struct InOrder(Arc<Semaphore>);
 
-/// The turn of one batch; dropping it lets the next one through.
+/// The permit of one batch. Dropping it begins the turn of the next batch.
 pub(crate) type Turn = Option<OwnedSemaphorePermit>;
 
 impl InOrder {
@@ -22,15 +23,15 @@ impl InOrder {
         Self(Arc::new(Semaphore::new(1)))
     }
 
-    /// Waits for this batch's turn. Its place is taken by the call, and not by
-    /// the first poll.
+    /// Waits for this batch's turn. Turns come in the order of the calls, not of the
+    /// first polls.
     pub(crate) fn enter(&self) -> impl Future<Output = Turn> + Send + 'static + use<> {
         let mut acquire = Box::pin(Arc::clone(&self.0).acquire_owned());
-        // The semaphore is fair from the first poll on.
+        // The first poll puts it among the waiters of the semaphore, which is fair.
         let polled = pin!(coop::unconstrained(acquire.as_mut()))
             .poll(&mut Context::from_waker(Waker::noop()));
         async move {
-            // It is never closed, so this is a turn.
+            // The semaphore is never closed, so this is `Some`.
             match polled {
                 Poll::Ready(turn) => turn.ok(),
                 Poll::Pending => acquire.await.ok(),
@@ -48,10 +49,10 @@ mod tests {
     #[test]
     fn turns_come_in_the_order_of_the_calls() {
         let order = InOrder::new();
-        let first = order.enter().now_or_never().expect("nobody is there");
+        let first = order.enter().now_or_never().expect("it is the first");
         let (second, third) = (order.enter(), order.enter());
         let (mut second, mut third) = (Box::pin(second), Box::pin(third));
-        // Polled the other way round.
+        // Polled in the other order.
         assert!(third.as_mut().now_or_never().is_none());
         drop(first);
         assert!(third.as_mut().now_or_never().is_none());

@@ -4,8 +4,8 @@ use backon::BackoffBuilder;
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::{Always, BatchProcessor, Predicate, ShieldedVec, rethrow};
-use crate::engine::panics::{Call, Shielded, catch, discard, trace};
+use super::{Always, BatchProcessor, Predicate};
+use crate::engine::panics::{Call, Shielded, ShieldedVec, catch, discard, rethrow, trace};
 
 /// A processor that tries a failed batch again; see
 /// [`retry`](super::BatchProcessorExt::retry).
@@ -50,12 +50,12 @@ where
     fn process(&self, jobs: Vec<J>) -> impl Future<Output = Result<Vec<R>, P::Error>> + Send {
         let jobs = ShieldedVec::new(jobs);
         let mut pauses = catch(|| Shielded::new(self.backoff.clone().build()));
-        // The first attempt belongs to the call, so that batches start in order.
-        let mut called = Call::new(|| self.inner.process(jobs.copy()));
+        // The first call is made here, not in the future, so that batches start in order.
+        let mut call = Call::new(|| self.inner.process(jobs.copy()));
         async move {
             loop {
-                let error = match called.await {
-                    // The drop of the kept jobs cannot take the results away.
+                let error = match call.await {
+                    // The drop of `jobs` cannot lose the results: it is caught.
                     Ok(Ok(results)) => return Ok(results),
                     Ok(Err(error)) => error,
                     Err(message) => rethrow(message),
@@ -76,7 +76,7 @@ where
                 trace(|| debug!(?pause, "batch failed, trying again"));
                 discard([error], None);
                 sleep(pause).await;
-                called = Call::new(|| self.inner.process(jobs.copy()));
+                call = Call::new(|| self.inner.process(jobs.copy()));
             }
         }
     }

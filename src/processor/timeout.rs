@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::time::Duration;
 
-use super::{BatchProcessor, rethrow};
-use crate::engine::panics::Call;
+use super::BatchProcessor;
+use crate::engine::panics::{Call, rethrow};
 
 /// A processor that limits how long a batch may take; see
 /// [`timeout`](super::BatchProcessorExt::timeout).
@@ -38,9 +38,9 @@ where
 
     fn process(&self, jobs: Vec<J>) -> impl Future<Output = Result<Vec<R>, Self::Error>> + Send {
         let limit = self.limit;
-        let called = Call::new(|| self.inner.process(jobs));
+        let call = Call::new(|| self.inner.process(jobs));
         async move {
-            match tokio::time::timeout(limit, called).await {
+            match tokio::time::timeout(limit, call).await {
                 Ok(Ok(results)) => results.map_err(Into::into),
                 Ok(Err(message)) => rethrow(message),
                 Err(_) => Err(Elapsed { limit }.into()),

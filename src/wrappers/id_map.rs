@@ -1,15 +1,17 @@
-//! The keys of `Keyed` and the ids of `Tracked`, in a form in which no map runs
-//! users' code but where it is safe.
+//! The keys of `Keyed` and the ids of `Tracked`, in a form in which a map runs user
+//! code only inside `catch`.
 //!
 //! # Invariants
 //!
-//! - An [`Id`] is hashed once, when it is made. To a map it is equal to itself
-//!   alone, so what is put under an id is found and removed by that id whatever
-//!   the user's `Hash`, `Eq` and `Drop` do.
-//! - By value ids are looked up with a [`Needle`] only. It compares with ids of
-//!   the same hash, and a comparison that panics counts as unequal.
-//! - A cache whose entries are removed by itself has to find equal keys equal,
-//!   and so has ids as [`ByValue`]. To itself each is equal all the same.
+//! - An [`Id`] is hashed once, when it is made. In a map it is equal to itself and to
+//!   its clones only, so an entry that was inserted under an id is found and removed by
+//!   that id, whatever the user's `Hash`, `Eq` and `Drop` do.
+//! - To find an entry by the value of its key, a map is asked for a [`Lookup`]. It is
+//!   compared with ids of the same hash only, and a comparison that panics counts as
+//!   unequal.
+//! - A cache that removes entries by itself must treat equal keys as equal. So its keys
+//!   are of type [`EqByKey`], each of which is equal to itself even if the comparison of
+//!   its key panics.
 
 use std::borrow::Borrow;
 use std::cell::Cell;
@@ -21,7 +23,7 @@ use tracing::error;
 
 use crate::engine::panics::{Shielded, catch, trace};
 
-/// A user's key. Its drop may run the user's code, and does not panic.
+/// A user's key. Its drop may run user code, but does not panic.
 pub(crate) struct Id<K>(Arc<Hashed<K>>);
 
 struct Hashed<K> {
@@ -30,7 +32,7 @@ struct Hashed<K> {
 }
 
 impl<K: Hash> Id<K> {
-    /// Hashes the key; or returns the message of the panic.
+    /// Hashes the key. Returns the message of the panic if that panics.
     pub(crate) fn new(hasher: &RandomState, key: Shielded<K>) -> Result<Self, Arc<str>> {
         let hash = catch(|| hasher.hash_one(&*key))?;
         Ok(Self(Arc::new(Hashed { hash, key })))
@@ -42,9 +44,9 @@ impl<K> Id<K> {
         &self.0.key
     }
 
-    /// Finds the ids with an equal key.
-    pub(crate) fn needle(&self) -> Needle<'_, K> {
-        Needle::with(self.0.hash, self.key())
+    /// Returns a lookup that finds the ids with an equal key.
+    pub(crate) fn lookup(&self) -> Lookup<'_, K> {
+        Lookup::from_hash(self.0.hash, self.key())
     }
 }
 
@@ -68,18 +70,18 @@ impl<K> Hash for Id<K> {
     }
 }
 
-/// A map by ids.
-pub(crate) type IdMap<K, V> = HashMap<Id<K>, V, Hashes>;
+/// A map whose keys are ids.
+pub(crate) type IdMap<K, V> = HashMap<Id<K>, V, BuildIdentityHasher>;
 
-/// Takes the hash that an id has.
-pub(crate) type Hashes = BuildHasherDefault<Same>;
+pub(crate) type BuildIdentityHasher = BuildHasherDefault<IdentityHasher>;
 
+/// Returns the number that was written to it: the hash that an id has stored.
 #[derive(Default)]
-pub(crate) struct Same(u64);
+pub(crate) struct IdentityHasher(u64);
 
-impl Hasher for Same {
+impl Hasher for IdentityHasher {
     fn write(&mut self, bytes: &[u8]) {
-        // An id writes one number, so this is not how it comes.
+        // Not called for an id, which writes one `u64`.
         for byte in bytes {
             self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
         }
@@ -94,59 +96,59 @@ impl Hasher for Same {
     }
 }
 
-/// Gives the memory of a flood back once most of it is unused.
+/// Gives back the memory of a burst once most of it is unused.
 pub(crate) fn shrink<K: Eq + Hash, V, S: BuildHasher>(map: &mut HashMap<K, V, S>) {
     if map.capacity() > 64 && map.len() < map.capacity() / 4 {
         map.shrink_to(map.len() * 2);
     }
 }
 
-/// An id that is equal to those whose key is.
+/// An id that is equal to all ids with an equal key.
 #[cfg(feature = "tracked")]
-pub(crate) struct ByValue<K>(pub(crate) Id<K>);
+pub(crate) struct EqByKey<K>(pub(crate) Id<K>);
 
 #[cfg(feature = "tracked")]
-impl<K: Eq> PartialEq for ByValue<K> {
+impl<K: Eq> PartialEq for EqByKey<K> {
     fn eq(&self, other: &Self) -> bool {
-        let (one, two): (&dyn Probe<K>, &dyn Probe<K>) = (&self.0, &other.0);
+        let (one, two): (&dyn LookupKey<K>, &dyn LookupKey<K>) = (&self.0, &other.0);
         self.0 == other.0 || one == two
     }
 }
 
 #[cfg(feature = "tracked")]
-impl<K: Eq> Eq for ByValue<K> {}
+impl<K: Eq> Eq for EqByKey<K> {}
 
 #[cfg(feature = "tracked")]
-impl<K> Hash for ByValue<K> {
+impl<K> Hash for EqByKey<K> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         Hash::hash(&self.0, state);
     }
 }
 
 #[cfg(feature = "tracked")]
-impl<'a, K: Borrow<Q> + 'a, Q: ?Sized + 'a> Borrow<dyn Probe<Q> + 'a> for ByValue<K> {
-    fn borrow(&self) -> &(dyn Probe<Q> + 'a) {
+impl<'a, K: Borrow<Q> + 'a, Q: ?Sized + 'a> Borrow<dyn LookupKey<Q> + 'a> for EqByKey<K> {
+    fn borrow(&self) -> &(dyn LookupKey<Q> + 'a) {
         &self.0
     }
 }
 
-/// A key to look for. What its comparisons threw is logged by its drop, which
-/// must not be under a lock, unless it is [`taken`](Self::panicked).
-pub(crate) struct Needle<'a, Q: ?Sized> {
+/// A key to look up in a map. Its drop logs the panic of a comparison, unless
+/// [`take_panic`](Self::take_panic) took it; so it must not be dropped under a lock.
+pub(crate) struct Lookup<'a, Q: ?Sized> {
     hash: u64,
     key: &'a Q,
-    panicked: Cell<Option<Arc<str>>>,
+    panic: Cell<Option<Arc<str>>>,
 }
 
-impl<'a, Q: ?Sized> Needle<'a, Q> {
-    /// Hashes the key; where that panics nothing equals it.
+impl<'a, Q: ?Sized> Lookup<'a, Q> {
+    /// Hashes the key. Returns `None` if that panics: the key is equal to no other then.
     #[cfg(feature = "tracked")]
     pub(crate) fn new(hasher: &RandomState, key: &'a Q) -> Option<Self>
     where
         Q: Hash,
     {
         match catch(|| hasher.hash_one(key)) {
-            Ok(hash) => Some(Self::with(hash, key)),
+            Ok(hash) => Some(Self::from_hash(hash, key)),
             Err(error) => {
                 trace(|| error!(%error, "the hash of a key panicked"));
                 None
@@ -154,43 +156,43 @@ impl<'a, Q: ?Sized> Needle<'a, Q> {
         }
     }
 
-    fn with(hash: u64, key: &'a Q) -> Self {
+    fn from_hash(hash: u64, key: &'a Q) -> Self {
         Self {
             hash,
             key,
-            panicked: Cell::new(None),
+            panic: Cell::new(None),
         }
     }
 
-    /// What a map is to be asked for.
-    pub(crate) fn probe(&self) -> &(dyn Probe<Q> + '_) {
+    /// Returns the key to ask a map for.
+    pub(crate) fn as_key(&self) -> &(dyn LookupKey<Q> + '_) {
         self
     }
 
-    /// Returns the message of a comparison that panicked, if one did, instead
-    /// of having it logged.
-    pub(crate) fn panicked(&self) -> Option<Arc<str>> {
-        self.panicked.take()
+    /// Returns the message of a comparison that panicked, if one did. The drop does not
+    /// log it then.
+    pub(crate) fn take_panic(&self) -> Option<Arc<str>> {
+        self.panic.take()
     }
 }
 
-impl<Q: ?Sized> Drop for Needle<'_, Q> {
+impl<Q: ?Sized> Drop for Lookup<'_, Q> {
     fn drop(&mut self) {
-        if let Some(error) = self.panicked.take() {
+        if let Some(error) = self.panic.take() {
             trace(|| error!(%error, "the comparison of a key panicked"));
         }
     }
 }
 
-/// What an id and a needle have in common, as a map sees them.
-pub(crate) trait Probe<Q: ?Sized> {
+/// What a map compares: an [`Id`] or a [`Lookup`].
+pub(crate) trait LookupKey<Q: ?Sized> {
     fn hash(&self) -> u64;
     fn key(&self) -> &Q;
-    /// Hears of a comparison that panicked.
-    fn note(&self, panic: &Arc<str>);
+    /// Called with the message if the comparison panicked.
+    fn note_panic(&self, panic: &Arc<str>);
 }
 
-impl<Q: ?Sized> Probe<Q> for Needle<'_, Q> {
+impl<Q: ?Sized> LookupKey<Q> for Lookup<'_, Q> {
     fn hash(&self) -> u64 {
         self.hash
     }
@@ -199,12 +201,12 @@ impl<Q: ?Sized> Probe<Q> for Needle<'_, Q> {
         self.key
     }
 
-    fn note(&self, panic: &Arc<str>) {
-        self.panicked.set(Some(Arc::clone(panic)));
+    fn note_panic(&self, panic: &Arc<str>) {
+        self.panic.set(Some(Arc::clone(panic)));
     }
 }
 
-impl<K: Borrow<Q>, Q: ?Sized> Probe<Q> for Id<K> {
+impl<K: Borrow<Q>, Q: ?Sized> LookupKey<Q> for Id<K> {
     fn hash(&self) -> u64 {
         self.0.hash
     }
@@ -213,33 +215,33 @@ impl<K: Borrow<Q>, Q: ?Sized> Probe<Q> for Id<K> {
         (*self.0.key).borrow()
     }
 
-    fn note(&self, _panic: &Arc<str>) {}
+    fn note_panic(&self, _panic: &Arc<str>) {}
 }
 
-impl<'a, K: Borrow<Q> + 'a, Q: ?Sized + 'a> Borrow<dyn Probe<Q> + 'a> for Id<K> {
-    fn borrow(&self) -> &(dyn Probe<Q> + 'a) {
+impl<'a, K: Borrow<Q> + 'a, Q: ?Sized + 'a> Borrow<dyn LookupKey<Q> + 'a> for Id<K> {
+    fn borrow(&self) -> &(dyn LookupKey<Q> + 'a) {
         self
     }
 }
 
-impl<Q: Eq + ?Sized> PartialEq for dyn Probe<Q> + '_ {
+impl<Q: Eq + ?Sized> PartialEq for dyn LookupKey<Q> + '_ {
     fn eq(&self, other: &Self) -> bool {
         if self.hash() != other.hash() {
             return false;
         }
-        // Borrowing a key is the user's code as well.
+        // Inside `catch` with the comparison, because `borrow` is user code, too.
         catch(|| self.key() == other.key()).unwrap_or_else(|panic| {
-            self.note(&panic);
-            other.note(&panic);
+            self.note_panic(&panic);
+            other.note_panic(&panic);
             false
         })
     }
 }
 
-impl<Q: Eq + ?Sized> Eq for dyn Probe<Q> + '_ {}
+impl<Q: Eq + ?Sized> Eq for dyn LookupKey<Q> + '_ {}
 
-impl<Q: ?Sized> Hash for dyn Probe<Q> + '_ {
+impl<Q: ?Sized> Hash for dyn LookupKey<Q> + '_ {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(Probe::hash(self));
+        state.write_u64(LookupKey::hash(self));
     }
 }

@@ -1,16 +1,15 @@
-//! Streams of jobs, submitted as there is room and collected as their results
-//! come.
+//! Streams that submit their items as there is room, and yield the results.
 //!
 //! # Invariants
 //!
 //! - Every item that is pulled yields exactly one result.
-//! - An item is pulled only into room that was reserved for it, or once there
-//!   will never be room again.
-//! - A stream that has more to pull, and can pull nothing until a result comes,
-//!   never waits for the interval: unless a result is sure to come, it asks for a flush.
-//! - Room is held only while the source is being polled, and a place in line
-//!   only while a poll has said that the stream waits. So neither a slow source
-//!   nor a consumer busy with a result keeps others from the queue.
+//! - An item is pulled only into room that was reserved for it, or once the queue is
+//!   closed.
+//! - A stream that may pull more, but only after a result, never waits for the interval:
+//!   unless one of its jobs is in a batch already, it requests a flush.
+//! - Room is reserved only while the source is polled, and the stream is among the
+//!   waiters only after a poll that returned `Pending`. So neither a slow source nor a
+//!   slow consumer keeps room from other callers.
 
 mod ready_queue;
 
@@ -27,48 +26,49 @@ use crate::engine::queue::Reservation;
 use crate::error::JobError;
 use crate::handle::JobHandle;
 use crate::micro_batch::MicroBatch;
-use ready_queue::Slots;
+use ready_queue::UnorderedHandles;
 
 impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// Submits the items of a stream as there is room, and yields their results
     /// in the same order.
     ///
-    /// At most `concurrency` jobs are on their way: submitted, and their
-    /// results not yet yielded. Make it at least twice `max_batch_size`, times
-    /// `max_in_flight`, so that a batch fills while others are processed. Where
-    /// all of them wait for their batch, so that nothing more can be pulled, the
-    /// stream has them flushed and does not wait for the interval: with less than
-    /// `max_batch_size` it makes batches of `concurrency`. What is left once the
-    /// source has ended waits for company like any other job. Room in the queue is reserved before an item is pulled,
-    /// so what has no room yet stays in the source.
+    /// At most `concurrency` jobs are in progress: submitted, and their results
+    /// not yet yielded. Make it at least twice `max_batch_size`, times
+    /// `max_in_flight`, so that a batch fills while others are processed. If all
+    /// of them wait for their batch, so that nothing more can be pulled, the
+    /// stream requests a flush and does not wait for the interval: with less than
+    /// `max_batch_size` it makes batches of `concurrency`. The jobs that are left
+    /// once the source has ended wait until their batch is due, like any other
+    /// job. Room in the queue is reserved before an item is pulled, so an item
+    /// without room stays in the source.
     ///
     /// The stream holds a clone of this `MicroBatch`. It ends when the source
     /// has ended and every result is yielded. Like all streams it does nothing
-    /// unless polled. Between a result and the next poll it holds neither room
-    /// nor a place in line; but one that was polled, waits for room and is then
-    /// left alone keeps its reservation, and in the end the room, until it is polled
-    /// again or dropped.
+    /// unless polled. Between a result and the next poll it holds no room and does
+    /// not wait for any. But a stream that was polled, waits for room and is not
+    /// polled again keeps its position among the waiters, and later the room,
+    /// until it is polled again or dropped.
     ///
     /// # Errors
     ///
     /// Each item yields its own result, and an error ends nothing. Once the
     /// micro-batcher is closed and the results that are due have been yielded,
     /// the items that are left are pulled one by one, and each yields
-    /// [`JobError::Closed`]. Who stops at the first, as `TryStreamExt` does,
-    /// leaves those behind it in the source.
+    /// [`JobError::Closed`]. A consumer that stops at the first error, as
+    /// `TryStreamExt` does, leaves the items after it in the source.
     ///
     /// # Panics
     ///
     /// If `concurrency` is zero.
     ///
-    /// A panic of the source reaches whoever polls. Polled again, the stream
-    /// yields the results that are due and ends.
+    /// A panic of the source passes through the poll of the stream. Polled again,
+    /// the stream yields the results that are due and ends.
     ///
     /// # Cancel safety
     ///
     /// Dropping a future that awaits the next result loses nothing. Dropping
-    /// the stream gives up its place in line and drops the handles of the jobs
-    /// on their way: they are processed, or withdrawn under `cancel_on_drop`.
+    /// the stream ends its wait for room and drops the handles of the jobs in
+    /// progress: they are processed, or withdrawn under `cancel_on_drop`.
     ///
     /// # Examples
     ///
@@ -95,7 +95,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
         concurrency: usize,
     ) -> SubmitStream<S, R> {
         SubmitStream {
-            pump: Pump::new(self, jobs, concurrency, VecDeque::new()),
+            inner: BufferedSubmit::new(self, jobs, concurrency, VecDeque::new()),
         }
     }
 
@@ -103,10 +103,10 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// when it comes.
     ///
     /// In all else it is as [`submit_stream`](Self::submit_stream). It helps
-    /// where jobs overtake one another, under `max_in_flight` or with a storage
-    /// that has an order of its own. It costs a lock for each result, and a
-    /// small allocation for each of the most jobs that were ever on their way
-    /// at once.
+    /// if jobs finish out of order, under `max_in_flight` or with a storage
+    /// that has an order of its own. It costs a lock for each result, and as many
+    /// small allocations as the highest number of jobs that were in progress at
+    /// once.
     ///
     /// # Errors
     ///
@@ -150,7 +150,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
         concurrency: usize,
     ) -> SubmitStreamUnordered<S, R> {
         SubmitStreamUnordered {
-            pump: Pump::new(self, jobs, concurrency, Slots::default()),
+            inner: BufferedSubmit::new(self, jobs, concurrency, UnorderedHandles::default()),
         }
     }
 }
@@ -161,7 +161,7 @@ pin_project! {
     #[must_use = "streams do nothing unless polled"]
     pub struct SubmitStream<S: Stream, R> {
         #[pin]
-        pump: Pump<S, R, VecDeque<JobHandle<R>>>,
+        inner: BufferedSubmit<S, R, VecDeque<JobHandle<R>>>,
     }
 }
 
@@ -171,7 +171,7 @@ pin_project! {
     #[must_use = "streams do nothing unless polled"]
     pub struct SubmitStreamUnordered<S: Stream, R> {
         #[pin]
-        pump: Pump<S, R, Slots<R>>,
+        inner: BufferedSubmit<S, R, UnorderedHandles<R>>,
     }
 }
 
@@ -183,11 +183,11 @@ where
     type Item = Result<R, JobError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.project().pump.poll_next(cx)
+        self.project().inner.poll_next(cx)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        self.pump.size_hint()
+        self.inner.size_hint()
     }
 }
 
@@ -199,11 +199,11 @@ where
     type Item = Result<R, JobError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.project().pump.poll_next(cx)
+        self.project().inner.poll_next(cx)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        self.pump.size_hint()
+        self.inner.size_hint()
     }
 }
 
@@ -213,7 +213,7 @@ where
     R: Send + 'static,
 {
     fn is_terminated(&self) -> bool {
-        self.pump.is_done()
+        self.inner.is_done()
     }
 }
 
@@ -223,33 +223,33 @@ where
     R: Send + 'static,
 {
     fn is_terminated(&self) -> bool {
-        self.pump.is_done()
+        self.inner.is_done()
     }
 }
 
 impl<S: Stream, R> fmt::Debug for SubmitStream<S, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.pump.debug("SubmitStream", f)
+        self.inner.debug("SubmitStream", f)
     }
 }
 
 impl<S: Stream, R> fmt::Debug for SubmitStreamUnordered<S, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.pump.debug("SubmitStreamUnordered", f)
+        self.inner.debug("SubmitStreamUnordered", f)
     }
 }
 
-/// The jobs on their way, in the order in which their results are wanted.
-trait OnTheWay<R> {
+/// The handles of the jobs in progress.
+trait Handles<R> {
     fn len(&self) -> usize;
 
     fn push(&mut self, handle: JobHandle<R>);
 
-    /// Waits for the next result; there is none where no job is on its way.
+    /// Waits for the next result to yield; `None` if there are no handles.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<R, JobError>>>;
 }
 
-impl<R> OnTheWay<R> for VecDeque<JobHandle<R>> {
+impl<R> Handles<R> for VecDeque<JobHandle<R>> {
     fn len(&self) -> usize {
         self.len()
     }
@@ -258,7 +258,7 @@ impl<R> OnTheWay<R> for VecDeque<JobHandle<R>> {
         self.push_back(handle);
     }
 
-    // All were accepted, so those behind the first need not be polled.
+    // The jobs of all handles are accepted or refused, so only the first is polled.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<R, JobError>>> {
         let Some(first) = self.front_mut() else {
             return Poll::Ready(None);
@@ -272,33 +272,33 @@ impl<R> OnTheWay<R> for VecDeque<JobHandle<R>> {
 }
 
 pin_project! {
-    /// What both streams do. The micro-batcher comes last, so that the jobs
-    /// behind it are given up before its drop perhaps flushes them.
-    struct Pump<S: Stream, R, Q> {
+    /// What both streams do. The micro-batcher is the last field, because its drop may
+    /// begin a stop, which must find the jobs withdrawn under `cancel_on_drop`.
+    struct BufferedSubmit<S: Stream, R, H> {
         #[pin]
         source: S,
         // Nothing more is pulled from the source.
         exhausted: bool,
-        // The place in line, while waiting for it.
+        // Set while the stream waits for room.
         reservation: Option<Reservation<S::Item, R>>,
         concurrency: usize,
-        on_the_way: Q,
-        // How many items were pulled, now and when a flush was last asked for.
+        in_progress: H,
+        // How many items were pulled, so far and before the last request to flush.
         pulled: u64,
         flushed: u64,
-        // To be yielded next. Kept here, where a panic of the source spares it.
+        // Yielded next. Stored here, so that a panic of the source does not lose it.
         next: Option<Result<R, JobError>>,
         micro_batch: MicroBatch<S::Item, R>,
     }
 }
 
-impl<S: Stream, R, Q: OnTheWay<R>> Pump<S, R, Q> {
+impl<S: Stream, R, H: Handles<R>> BufferedSubmit<S, R, H> {
     #[track_caller]
     fn new(
         micro_batch: &MicroBatch<S::Item, R>,
         source: S,
         concurrency: usize,
-        on_the_way: Q,
+        in_progress: H,
     ) -> Self {
         assert!(concurrency > 0, "`concurrency` must be greater than zero");
         Self {
@@ -306,7 +306,7 @@ impl<S: Stream, R, Q: OnTheWay<R>> Pump<S, R, Q> {
             exhausted: false,
             reservation: None,
             concurrency,
-            on_the_way,
+            in_progress,
             pulled: 0,
             flushed: 0,
             next: None,
@@ -318,9 +318,9 @@ impl<S: Stream, R, Q: OnTheWay<R>> Pump<S, R, Q> {
         self.exhausted && self.due() == 0
     }
 
-    /// How many results are due for what was pulled.
+    /// How many results will be yielded for the items that were pulled.
     fn due(&self) -> usize {
-        self.on_the_way.len() + usize::from(self.next.is_some())
+        self.in_progress.len() + usize::from(self.next.is_some())
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -342,27 +342,26 @@ impl<S: Stream, R, Q: OnTheWay<R>> Pump<S, R, Q> {
     }
 }
 
-impl<S, R, Q> Pump<S, R, Q>
+impl<S, R, H> BufferedSubmit<S, R, H>
 where
     S: Stream<Item: Send + 'static>,
     R: Send + 'static,
-    Q: OnTheWay<R>,
+    H: Handles<R>,
 {
     fn poll_next(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<R, JobError>>> {
-        // Before pulling, which may use up what Tokio allows a task to do in
-        // one go, and would then keep the results from being seen for ever.
+        // Before pulling, because a pull may use up Tokio's budget of the task each time, and
+        // no result would ever be taken then.
         self.as_mut().collect(cx);
         if self.as_mut().pull(cx) {
-            // Nobody waits for these yet.
+            // The new handles have not been polled, so they would not wake this task.
             self.as_mut().collect(cx);
         }
         let this = self.as_mut().project();
         if let Some(result) = this.next.take() {
-            // The consumer may take its time, and room granted meanwhile would
-            // lie idle.
+            // Until the next poll, room that is granted would be unused.
             *this.reservation = None;
             return Poll::Ready(Some(result));
         }
@@ -373,12 +372,12 @@ where
         Poll::Pending
     }
 
-    /// Asks for a flush where nothing can be pulled before there is a result, and
-    /// all jobs on their way wait for company. If one of them is in a batch, its
-    /// result comes by itself.
+    /// Requests a flush if nothing can be pulled before a result, and all jobs in
+    /// progress wait for their batch. If one of them is in a batch, its result comes
+    /// without a flush.
     fn flush_if_stuck(self: Pin<&mut Self>) {
         let this = self.project();
-        let jobs = this.on_the_way.len();
+        let jobs = this.in_progress.len();
         if !*this.exhausted
             && jobs >= *this.concurrency
             && *this.pulled > *this.flushed
@@ -388,23 +387,23 @@ where
         }
     }
 
-    /// Takes the next result, if it is there.
+    /// Takes the next result, if there is one.
     fn collect(self: Pin<&mut Self>, cx: &mut Context<'_>) {
         let this = self.project();
         if this.next.is_none() {
-            if let Poll::Ready(result) = this.on_the_way.poll(cx) {
+            if let Poll::Ready(result) = this.in_progress.poll(cx) {
                 *this.next = result;
             }
         }
     }
 
-    /// Submits what the source has, as long as there is room, and returns
-    /// whether that was anything.
+    /// Submits the items of the source while there is room. Returns whether there were
+    /// any.
     fn pull(self: Pin<&mut Self>, cx: &mut Context<'_>) -> bool {
         let mut this = self.project();
         let mut any = false;
-        while !*this.exhausted && this.on_the_way.len() < *this.concurrency {
-            // A source without end must not keep the task to itself.
+        while !*this.exhausted && this.in_progress.len() < *this.concurrency {
+            // However many items the source has, the task must yield to others.
             let Poll::Ready(coop) = coop::poll_proceed(cx) else {
                 break;
             };
@@ -412,17 +411,17 @@ where
             let mut reservation = reservation.unwrap_or_else(|| this.micro_batch.reservation());
             let reserved = match reservation.poll_ready(cx) {
                 Poll::Ready(Ok(())) => true,
-                // Closed. What is left is pulled when its error is asked for.
-                Poll::Ready(Err(_)) if this.on_the_way.len() > 0 || this.next.is_some() => break,
+                // Closed. The other items are pulled once all results were yielded.
+                Poll::Ready(Err(_)) if this.in_progress.len() > 0 || this.next.is_some() => break,
                 Poll::Ready(Err(_)) => false,
-                // No room is needed to hear that there is nothing left.
+                // The source has no more items, so it needs no room to say so.
                 Poll::Pending if this.source.size_hint().1 == Some(0) => false,
                 Poll::Pending => {
                     *this.reservation = Some(reservation);
                     break;
                 }
             };
-            // Unless it says otherwise: if it panics, it is not polled again.
+            // Set in case the source panics: it is not polled again then.
             *this.exhausted = true;
             let pulled = this.source.as_mut().poll_next(cx);
             *this.exhausted = matches!(pulled, Poll::Ready(None));
@@ -432,7 +431,7 @@ where
             coop.made_progress();
             any = true;
             *this.pulled += 1;
-            this.on_the_way.push(if reserved {
+            this.in_progress.push(if reserved {
                 this.micro_batch.submit_into(reservation, job)
             } else {
                 this.micro_batch.submit(job)

@@ -1,5 +1,5 @@
-//! Tower's [`Service`] on both sides: a micro-batcher is one for single jobs,
-//! and one for whole batches is a processor.
+//! Tower's [`Service`]: a micro-batcher is a service for single jobs, and a service for
+//! whole batches can be a processor.
 
 use std::error::Error;
 use std::fmt;
@@ -9,18 +9,18 @@ use std::task::{Context, Poll, Waker};
 
 use tower_service::Service;
 
-use crate::engine::panics::{Call, Shielded};
+use crate::engine::panics::{Call, Shielded, ShieldedVec, rethrow};
 use crate::error::JobError;
 use crate::handle::JobHandle;
 use crate::micro_batch::MicroBatch;
+use crate::processor::BatchProcessor;
 use crate::processor::in_order::InOrder;
-use crate::processor::{BatchProcessor, ShieldedVec, rethrow};
 
 /// Submits each request as a job; its [`JobHandle`] is the response future.
 ///
 /// Readiness belongs to the one clone that was polled, as everywhere in tower.
-/// A clone starts without, and dropping a clone gives the room that it reserved
-/// to the next in line. One that is ready and kept without a call holds its
+/// A new clone is not ready, and dropping a clone gives the room that it reserved
+/// to the first waiter. A clone that is ready and kept without a call holds its
 /// room, one of `queue_capacity`; it does not hold up a stop.
 ///
 /// # Examples
@@ -50,16 +50,17 @@ impl<J: Send + 'static, R: Send + 'static> Service<J> for MicroBatch<J, R> {
     type Error = JobError;
     type Future = JobHandle<R>;
 
-    /// Reserves room in the queue for the next call; first come first served,
-    /// together with everybody else who waits for room.
+    /// Reserves room in the queue for the next call; first come, first served,
+    /// together with all others that wait for room.
     ///
-    /// Polled again, it keeps the room that it reserved, or its place in line.
+    /// Polled again, it keeps the room that it reserved, or its position among the
+    /// waiters.
     ///
     /// # Errors
     ///
-    /// [`JobError::Closed`] where no more jobs are taken. It is for good.
+    /// [`JobError::Closed`] if jobs are no longer accepted. It stays so.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), JobError>> {
-        // Room that was reserved stays so when the intake closes.
+        // A reservation is not refused by a stop once it has room.
         if self.reservation.is_some() && self.is_closed() {
             self.reservation = None;
             return Poll::Ready(Err(JobError::Closed));
@@ -75,13 +76,13 @@ impl<J: Send + 'static, R: Send + 'static> Service<J> for MicroBatch<J, R> {
 
     /// Submits the job into the room that was reserved, at once.
     ///
-    /// The handle resolves as [`JobError::Closed`] where the micro-batcher was
-    /// stopped since, and as [`JobError::TooHeavy`] for a job that no batch can
+    /// The handle resolves as [`JobError::Closed`] if the micro-batcher was
+    /// stopped meanwhile, and as [`JobError::TooHeavy`] for a job that no batch can
     /// hold.
     ///
-    /// Without readiness it does not panic. It gives up its place in line, if
-    /// it has one, and does what [`submit`](MicroBatch::submit) does: the
-    /// handle itself waits for room.
+    /// Without readiness it does not panic. It gives up its position among the
+    /// waiters, if it has one, and does what [`submit`](MicroBatch::submit) does:
+    /// the handle waits for room.
     fn call(&mut self, job: J) -> JobHandle<R> {
         if let Some(mut reservation) = self.reservation.take() {
             // Room may have been granted since the last poll.
@@ -99,17 +100,17 @@ impl<J: Send + 'static, R: Send + 'static> Service<J> for MicroBatch<J, R> {
 ///
 /// Every batch gets a clone of its own, waits until that is ready and calls it.
 /// So a service that is not ready keeps the batch in flight, while the next one
-/// fills up. Batches get ready and are called one after the other, in order;
-/// under `max_in_flight` their responses are awaited side by side. A service that
-/// is not `Clone` becomes so behind tower's `Buffer`.
+/// fills up. Batches wait for readiness and are called one after the other, in
+/// order; under `max_in_flight` their responses are awaited side by side. For a
+/// service that is not `Clone`, put tower's `Buffer` around it.
 ///
-/// An error of the service, be it of `poll_ready` or of the call, fails that
-/// batch alone, as [`JobError::Failed`], or as it is if it is a [`JobError`]. A
-/// panic does so as [`JobError::Panicked`].
+/// An error of the service, of `poll_ready` or of the call, fails that batch
+/// alone, as [`JobError::Failed`], or unchanged if it is a [`JobError`]. A panic
+/// does so as [`JobError::Panicked`].
 ///
 /// # Cancel safety
 ///
-/// As for any [`BatchProcessor`]: the clone and its future are dropped where a
+/// As for any [`BatchProcessor`]: the clone and its future are dropped if a
 /// stop runs out of time.
 ///
 /// # Examples
@@ -133,8 +134,8 @@ impl<J: Send + 'static, R: Send + 'static> Service<J> for MicroBatch<J, R> {
 /// # }
 /// ```
 pub struct ServiceProcessor<S> {
-    /// Locked to clone it, once a batch: many services, boxed ones above all,
-    /// are `Send` and not `Sync`.
+    /// Locked to clone it, once per batch. Many services, above all boxed ones, are
+    /// `Send` but not `Sync`.
     service: Mutex<S>,
     /// Held by a batch until it has called its service.
     order: InOrder,
@@ -152,7 +153,7 @@ impl<S> ServiceProcessor<S> {
 
 impl<S: Clone> ServiceProcessor<S> {
     /// Returns a clone for one batch.
-    fn fresh(&self) -> S {
+    fn clone_service(&self) -> S {
         let service = self.service.lock();
         service.unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -172,13 +173,14 @@ where
         let turn = self.order.enter();
         async move {
             let turn = turn.await;
-            let mut service = Shielded::new(self.fresh());
+            let mut service = Shielded::new(self.clone_service());
             poll_fn(|cx| service.get_mut().poll_ready(cx)).await?;
-            let called = Call::new(|| service.get_mut().call(jobs.into_vec()));
-            // What is left of the clone must not keep anything from other batches.
+            let call = Call::new(|| service.get_mut().call(jobs.into_vec()));
+            // Dropped before the response is awaited, because the clone may hold a permit that
+            // other batches need.
             drop(service);
             drop(turn);
-            called.await.unwrap_or_else(|message| rethrow(message))
+            call.await.unwrap_or_else(|message| rethrow(message))
         }
     }
 }

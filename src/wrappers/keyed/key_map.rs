@@ -2,18 +2,18 @@
 //!
 //! # Invariants
 //!
-//! - A key's ticket is held by its jobs, and for a moment by those who submit
-//!   one. It is dropped with the last of them, and not before its batch is
-//!   processed; its drop removes the key, whose loop then ends.
-//! - A line whose ticket is gone is replaced, never revived; a ticket removes
-//!   the line that it was made for, and no other. So a key has one
-//!   micro-batcher at a time that has jobs.
-//! - A micro-batcher is in `loops` from before its first job until all its jobs
-//!   are answered, which is later than its key leaves. So whoever flushes those
-//!   flushes all that is owed.
-//! - Whoever finds the hub `alive`, under the lock, has a loop that is counted
-//!   from then on, so a stop waits for it.
-//! - No code of the user's but the comparison of keys runs under the lock.
+//! - A key's [`KeyGuard`] is held by its jobs, and for a moment by each call that
+//!   submits one. It is dropped with the last of them, and not before the batch of that
+//!   job is processed. Its drop removes the key; then the key's loop ends.
+//! - An entry whose guard is gone is replaced, never used again. A guard removes the
+//!   entry that it was made for, and no other. So of the micro-batchers of a key only
+//!   one at a time has jobs.
+//! - A micro-batcher is in `loops` from before its first job until all its jobs have
+//!   their replies, which is later than its key is removed. So a flush of all `loops`
+//!   flushes every job.
+//! - A call that finds the `end_guard`, under the lock, clones it for a loop, so from
+//!   then on a stop waits for that loop.
+//! - Of user code, only the comparison of keys runs under the lock.
 
 use std::collections::HashMap;
 use std::hash::{Hash, RandomState};
@@ -25,61 +25,63 @@ use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::error;
 
-use super::KeyedJob;
 use crate::engine::panics::{Call, Shielded, catch, discard, trace};
 use crate::error::{BuildError, JobError, ShutdownTimeout, StartError};
 use crate::micro_batch::MicroBatch;
-use crate::wrappers::id_map::{Id, IdMap, Needle, shrink};
+use crate::wrappers::id_map::{Id, IdMap, Lookup, shrink};
 
-pub(super) struct Hub<K, J, R> {
-    make: Shielded<Factory<K, J, R>>,
+/// Its jobs are of type `J`; each must own the [`KeyGuard`] of its key.
+pub(super) struct KeyMap<K, J, R> {
+    make: Shielded<Factory<J, R>>,
     hasher: RandomState,
     runtime: Handle,
     /// Stops all loops.
     stop: CancellationToken,
     /// Cancelled when the last loop has ended after a stop.
     ended: CancellationToken,
-    lines: Mutex<Lines<K, J, R>>,
+    state: Mutex<KeyMapState<K, J, R>>,
 }
 
 /// Makes the micro-batcher of a key.
-pub(super) type Factory<K, J, R> =
-    Box<dyn Fn() -> Result<MicroBatch<KeyedJob<K, J>, R>, BuildError> + Send + Sync>;
+pub(super) type Factory<J, R> = Box<dyn Fn() -> Result<MicroBatch<J, R>, BuildError> + Send + Sync>;
 
-struct Lines<K, J, R> {
-    keys: IdMap<K, Line<K, J, R>>,
-    /// All micro-batchers that may owe something, by number.
-    loops: HashMap<u64, MicroBatch<KeyedJob<K, J>, R>>,
-    /// Number of the next micro-batcher.
-    next: u64,
-    /// Shared with every loop; the last to drop it cancels `ended`. Gone once
+struct KeyMapState<K, J, R> {
+    keys: IdMap<K, KeyEntry<K, J, R>>,
+    /// The micro-batchers that may have jobs without a reply, by number.
+    loops: HashMap<u64, MicroBatch<J, R>>,
+    /// The number of the next micro-batcher.
+    next_number: u64,
+    /// Every loop has a clone, and the drop of the last one cancels `ended`. `None` once
     /// stopped.
-    alive: Option<Arc<DropGuard>>,
-    /// The sum of those of all loops.
+    end_guard: Option<Arc<DropGuard>>,
+    /// The sum over all loops.
     timeout: Option<ShutdownTimeout>,
 }
 
-struct Line<K, J, R> {
-    ticket: Weak<Ticket<K>>,
-    micro_batch: MicroBatch<KeyedJob<K, J>, R>,
+struct KeyEntry<K, J, R> {
+    guard: Weak<KeyGuard<K>>,
+    micro_batch: MicroBatch<J, R>,
     /// Tells the loop that the key has no more jobs.
     idle: oneshot::Sender<()>,
 }
 
-/// A key's micro-batcher, and what keeps it.
-type Entered<K, J, R> = (MicroBatch<KeyedJob<K, J>, R>, Arc<Ticket<K>>);
+/// The micro-batcher of a key, and the guard that a job must hold.
+pub(super) struct ActiveKey<K, J, R> {
+    pub(super) micro_batch: MicroBatch<J, R>,
+    pub(super) guard: Arc<KeyGuard<K>>,
+}
 
-impl<K, J, R> Hub<K, J, R> {
-    fn lock(&self) -> MutexGuard<'_, Lines<K, J, R>> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+impl<K, J, R> KeyMap<K, J, R> {
+    fn lock(&self) -> MutexGuard<'_, KeyMapState<K, J, R>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stops all loops. Whoever comes later is refused.
+    /// Stops all loops, and refuses jobs from now on.
     pub(super) fn close(&self) {
-        // Whoever is woken by the end may panic.
+        // The wakers of those that wait for the token are foreign code.
         let _ = catch(|| self.stop.cancel());
-        let alive = self.lock().alive.take();
-        discard(alive, None);
+        let end_guard = self.lock().end_guard.take();
+        discard(end_guard, None);
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -91,43 +93,44 @@ impl<K, J, R> Hub<K, J, R> {
     }
 
     /// Waits until all loops have ended, after [`close`](Self::close).
-    pub(super) async fn drained(&self) -> Result<(), ShutdownTimeout> {
+    pub(super) async fn wait_for_end(&self) -> Result<(), ShutdownTimeout> {
         self.ended.cancelled().await;
         self.lock().timeout.map_or(Ok(()), Err)
     }
 
-    fn time_out(&self, timeout: ShutdownTimeout) {
+    /// Notes that the stop of a loop ran out of time.
+    fn add_timeout(&self, timeout: ShutdownTimeout) {
         let none = ShutdownTimeout { abandoned: 0 };
-        let mut lines = self.lock();
-        lines.timeout.get_or_insert(none).abandoned += timeout.abandoned;
+        let mut state = self.lock();
+        state.timeout.get_or_insert(none).abandoned += timeout.abandoned;
     }
 
-    /// Removes a micro-batcher that owes nothing more.
-    fn remove(&self, number: u64) {
-        let mut lines = self.lock();
-        let ended = lines.loops.remove(&number);
-        shrink(&mut lines.loops);
-        drop(lines);
-        discard(ended, None);
+    /// Removes a micro-batcher whose jobs all have their replies.
+    fn remove_loop(&self, number: u64) {
+        let mut state = self.lock();
+        let removed = state.loops.remove(&number);
+        shrink(&mut state.loops);
+        drop(state);
+        discard(removed, None);
     }
 }
 
-impl<K, J, R> Hub<K, J, R>
+impl<K, J, R> KeyMap<K, J, R>
 where
     K: Send + Sync + 'static,
     J: Send + 'static,
     R: Send + 'static,
 {
-    /// Flushes all that is owed, of keys that have left as well.
+    /// Flushes all loops, also those of keys that were removed.
     pub(super) async fn flush(&self) {
         let flushes: Vec<_> = {
-            let lines = self.lock();
-            lines.loops.values().map(MicroBatch::flush).collect()
+            let state = self.lock();
+            state.loops.values().map(MicroBatch::flush).collect()
         };
         join_all(flushes).await;
     }
 
-    async fn flush_one(&self, number: u64) {
+    async fn flush_loop(&self, number: u64) {
         let flush = self.lock().loops.get(&number).map(MicroBatch::flush);
         if let Some(flush) = flush {
             flush.await;
@@ -135,14 +138,14 @@ where
     }
 }
 
-impl<K, J, R> Hub<K, J, R>
+impl<K, J, R> KeyMap<K, J, R>
 where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     J: Send + 'static,
     R: Send + 'static,
 {
-    /// Loops run on the current runtime.
-    pub(super) fn new(make: Factory<K, J, R>, cancel: &CancellationToken) -> Arc<Self> {
+    /// The loops will run on the current runtime.
+    pub(super) fn new(make: Factory<J, R>, cancel: &CancellationToken) -> Arc<Self> {
         let ended = CancellationToken::new();
         Arc::new(Self {
             make: Shielded::new(make),
@@ -150,200 +153,203 @@ where
             runtime: Handle::current(),
             stop: cancel.child_token(),
             ended: ended.clone(),
-            lines: Mutex::new(Lines {
+            state: Mutex::new(KeyMapState {
                 keys: IdMap::default(),
                 loops: HashMap::new(),
-                next: 0,
-                alive: Some(Arc::new(ended.drop_guard())),
+                next_number: 0,
+                end_guard: Some(Arc::new(ended.drop_guard())),
                 timeout: None,
             }),
         })
     }
 
-    /// Returns the key's micro-batcher, made and started if it has none.
-    pub(super) fn enter(self: &Arc<Self>, key: K) -> Result<Entered<K, J, R>, JobError> {
+    /// Returns the key's micro-batcher. Makes and starts it if there is none.
+    pub(super) fn get_or_start(self: &Arc<Self>, key: K) -> Result<ActiveKey<K, J, R>, JobError> {
         let key = Shielded::new(key);
         if self.is_closed() {
             return Err(JobError::Closed);
         }
         let id = Id::new(&self.hasher, key).map_err(JobError::Panicked)?;
-        // Before every lock, so that it is dropped after it.
-        let needle = id.needle();
-        let found = self.find(&self.lock(), &needle)?;
+        // Declared before the guards of the lock, so that it is dropped after them.
+        let lookup = id.lookup();
+        let found = self.find(&self.lock(), &lookup)?;
         if let Some(found) = found {
             return Ok(found);
         }
-        // Without the lock, because it calls the user's code.
+        // Without the lock, because it calls user code.
         let made = catch(|| (self.make)()).map_err(JobError::Panicked)?;
-        // The same options were found to be good before, unless they change.
+        // The builder has checked the same options before, but they may have changed.
         let micro_batch = made.map_err(|error| JobError::Failed(Arc::new(error)))?;
-        let ticket = Arc::new(Ticket {
+        let guard = Arc::new(KeyGuard {
             id: id.clone(),
-            hub: Arc::clone(self) as Arc<dyn Leave<K>>,
+            key_map: Arc::clone(self) as Arc<dyn RemoveKey<K>>,
         });
-        let (idle, retired) = oneshot::channel();
-        let line = Line {
-            ticket: Arc::downgrade(&ticket),
+        let (idle, idle_receiver) = oneshot::channel();
+        let entry = KeyEntry {
+            guard: Arc::downgrade(&guard),
             micro_batch: micro_batch.clone(),
             idle,
         };
-        let mut lines = self.lock();
-        let found = self.find(&lines, &needle);
-        let alive = match (found, &lines.alive) {
-            (Ok(None), Some(alive)) => Arc::clone(alive),
-            // Somebody was faster, with a line or a stop.
+        let mut state = self.lock();
+        let found = self.find(&state, &lookup);
+        let end_guard = match (found, &state.end_guard) {
+            (Ok(None), Some(end_guard)) => Arc::clone(end_guard),
+            // Meanwhile another call has started the key, or all keys were stopped.
             (found, _) => {
-                drop(lines);
-                // The storage and the hooks in it are the user's.
-                discard([line.micro_batch, micro_batch], None);
+                drop(state);
+                // After the lock is released, because the drop of a storage is user code.
+                discard([entry.micro_batch, micro_batch], None);
                 return found?.ok_or(JobError::Closed);
             }
         };
-        // Not by inserting in its place, which would keep the id that is there.
-        let replaced = lines.keys.remove_entry(needle.probe());
-        lines.keys.insert(id.clone(), line);
-        let number = lines.next;
-        lines.next += 1;
-        lines.loops.insert(number, micro_batch.clone());
-        drop(lines);
-        if let Some((_, line)) = replaced {
-            line.retire();
+        // `insert` alone would keep the id of the replaced entry.
+        let replaced = state.keys.remove_entry(lookup.as_key());
+        state.keys.insert(id.clone(), entry);
+        let number = state.next_number;
+        state.next_number += 1;
+        state.loops.insert(number, micro_batch.clone());
+        drop(state);
+        if let Some((_, entry)) = replaced {
+            entry.end_when_idle();
         }
-        let one = Loop {
+        let key_loop = KeyLoop {
             run: Call::new(|| micro_batch.start(self.stop.clone())),
-            retired,
-            place: Place {
-                hub: Arc::clone(self),
+            idle: idle_receiver,
+            guard: LoopGuard {
+                key_map: Arc::clone(self),
                 number,
-                _alive: Shielded::new(alive),
+                _end_guard: Shielded::new(end_guard),
             },
         };
-        self.runtime.spawn(one.run());
-        Ok((micro_batch, ticket))
+        self.runtime.spawn(key_loop.run());
+        Ok(ActiveKey { micro_batch, guard })
     }
 
-    /// Returns the key's micro-batcher if it has one.
+    /// Returns the key's micro-batcher if there is one.
     fn find(
         &self,
-        lines: &Lines<K, J, R>,
-        needle: &Needle<'_, K>,
-    ) -> Result<Option<Entered<K, J, R>>, JobError> {
+        state: &KeyMapState<K, J, R>,
+        lookup: &Lookup<'_, K>,
+    ) -> Result<Option<ActiveKey<K, J, R>>, JobError> {
         if self.is_closed() {
             return Err(JobError::Closed);
         }
-        let Some(line) = lines.keys.get(needle.probe()) else {
-            // It may be there, and then must not get another one.
-            let panicked = needle.panicked().map(JobError::Panicked);
+        let Some(entry) = state.keys.get(lookup.as_key()) else {
+            // After a panic the key may have an entry that was not found, and must not
+            // get a second one.
+            let panicked = lookup.take_panic().map(JobError::Panicked);
             return panicked.map_or(Ok(None), Err);
         };
-        let ticket = line.ticket.upgrade();
-        Ok(ticket.map(|ticket| (line.micro_batch.clone(), ticket)))
+        let guard = entry.guard.upgrade();
+        Ok(guard.map(|guard| ActiveKey {
+            micro_batch: entry.micro_batch.clone(),
+            guard,
+        }))
     }
 }
 
-impl<K, J, R> Line<K, J, R> {
-    /// Ends the loop when its last batch is over.
-    fn retire(self) {
-        // Where the loop has ended, nobody hears.
+impl<K, J, R> KeyEntry<K, J, R> {
+    /// Ends the loop of a key without jobs, after its last batch.
+    fn end_when_idle(self) {
+        // An error means that the loop has ended.
         let _ = self.idle.send(());
-        // It may be the last that is left of a runtime that is gone.
+        // If the runtime is gone, this may drop the worker and its storage.
         discard([self.micro_batch], None);
     }
 }
 
-/// The loop of a micro-batcher. Fields are dropped in this order.
-struct Loop<K, J, R, F> {
+/// The loop of a micro-batcher. The fields are dropped in this order.
+struct KeyLoop<K, J, R, F> {
     run: Call<F>,
-    retired: oneshot::Receiver<()>,
-    place: Place<K, J, R>,
+    idle: oneshot::Receiver<()>,
+    guard: LoopGuard<K, J, R>,
 }
 
-impl<K, J, R, F> Loop<K, J, R, F>
+impl<K, J, R, F> KeyLoop<K, J, R, F>
 where
     K: Send + Sync + 'static,
     J: Send + 'static,
     R: Send + 'static,
     F: Future<Output = Result<(), StartError>>,
 {
-    /// Runs until stopped, or until the key is gone and all is answered.
+    /// Runs until stopped, or until the key is removed and all jobs have their replies.
     async fn run(self) {
-        // Whole, so that its fields are dropped in their order.
+        // Moved as a whole, so that the fields are dropped in their order.
         let mut this = self;
-        let (hub, number) = (&this.place.hub, this.place.number);
-        let retire = async {
-            if (&mut this.retired).await.is_ok() {
-                // The last batch is processed, and not quite over: its end
-                // must not be hurried by a stop.
-                hub.flush_one(number).await;
-                // The last one is gone, which ends the loop.
-                hub.remove(number);
+        let (key_map, number) = (&this.guard.key_map, this.guard.number);
+        let remove_when_idle = async {
+            if (&mut this.idle).await.is_ok() {
+                // The last batch is processed, but may not have ended. The flush waits for
+                // its end, so that the stop below has nothing left that could time out.
+                key_map.flush_loop(number).await;
+                // The drop of the last clone of the micro-batcher stops its loop.
+                key_map.remove_loop(number);
             }
         };
         let ended = tokio::select! {
             ended = &mut this.run => ended,
-            () = retire => (&mut this.run).await,
+            () = remove_when_idle => (&mut this.run).await,
         };
         match ended {
-            Ok(Err(StartError::ShutdownTimeout(timeout))) => hub.time_out(timeout),
+            Ok(Err(StartError::ShutdownTimeout(timeout))) => key_map.add_timeout(timeout),
             Ok(_) => {}
             Err(error) => trace(|| error!(%error, "the loop of a key panicked")),
         }
     }
 }
 
-/// A loop's place in the hub. Its drop removes the micro-batcher, however the
-/// loop ends.
-struct Place<K, J, R> {
-    hub: Arc<Hub<K, J, R>>,
+/// Its drop removes the micro-batcher from `loops`, however its loop ends.
+struct LoopGuard<K, J, R> {
+    key_map: Arc<KeyMap<K, J, R>>,
     number: u64,
-    /// Last, so that a stop waits for the rest. It may wake who waits.
-    _alive: Shielded<Arc<DropGuard>>,
+    /// The last field, so that a stop waits for the drop of the others. Its own drop may
+    /// call wakers.
+    _end_guard: Shielded<Arc<DropGuard>>,
 }
 
-impl<K, J, R> Drop for Place<K, J, R> {
+impl<K, J, R> Drop for LoopGuard<K, J, R> {
     fn drop(&mut self) {
-        self.hub.remove(self.number);
+        self.key_map.remove_loop(self.number);
     }
 }
 
-/// Keeps a key alive. Its drop removes the key.
-pub(super) struct Ticket<K> {
+/// Its drop removes the key.
+pub(super) struct KeyGuard<K> {
     id: Id<K>,
-    hub: Arc<dyn Leave<K>>,
+    key_map: Arc<dyn RemoveKey<K>>,
 }
 
-impl<K> Ticket<K> {
+impl<K> KeyGuard<K> {
     pub(super) fn key(&self) -> &K {
         self.id.key()
     }
 }
 
-impl<K> Drop for Ticket<K> {
+impl<K> Drop for KeyGuard<K> {
     fn drop(&mut self) {
-        self.hub.leave(&self.id);
+        self.key_map.remove_key(&self.id);
     }
 }
 
-/// The hub as a ticket sees it, free of the types of jobs and results.
-trait Leave<K>: Send + Sync {
-    fn leave(&self, id: &Id<K>);
+/// The key map as a guard sees it, whatever the types of its jobs and results.
+trait RemoveKey<K>: Send + Sync {
+    fn remove_key(&self, id: &Id<K>);
 }
 
-impl<K, J, R> Leave<K> for Hub<K, J, R>
+impl<K, J, R> RemoveKey<K> for KeyMap<K, J, R>
 where
     K: Send + Sync + 'static,
     J: Send + 'static,
     R: Send + 'static,
 {
-    fn leave(&self, id: &Id<K>) {
-        let mut lines = self.lock();
-        // An id is its own ticket's, so no other line is found.
-        let left = lines.keys.remove_entry(id);
-        // Of a flood of keys no memory is left either.
-        shrink(&mut lines.keys);
-        drop(lines);
-        if let Some((_, line)) = left {
-            line.retire();
+    fn remove_key(&self, id: &Id<K>) {
+        let mut state = self.lock();
+        // An id is equal to itself only, so this finds no other entry of the key.
+        let removed = state.keys.remove_entry(id);
+        shrink(&mut state.keys);
+        drop(state);
+        if let Some((_, entry)) = removed {
+            entry.end_when_idle();
         }
     }
 }
@@ -353,24 +359,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_flood_of_keys_leaves_no_memory() {
-        let make: Factory<u32, u8, u8> = Box::new(|| {
-            let echo = |jobs: Vec<KeyedJob<u32, u8>>| async move {
-                Ok::<_, String>(jobs.iter().map(|entry| *entry.job()).collect())
-            };
+    async fn a_burst_of_keys_leaves_no_memory() {
+        let make: Factory<u8, u8> = Box::new(|| {
+            let echo = |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
             Ok(MicroBatch::new(echo))
         });
-        let hub = Hub::new(make, &CancellationToken::new());
-        let flood: Vec<_> = (0..10_000).map(|key| hub.enter(key).unwrap().1).collect();
-        assert!(hub.lock().keys.capacity() >= 10_000);
-        assert!(hub.lock().loops.capacity() >= 10_000);
-        drop(flood);
-        assert!(hub.lock().keys.capacity() < 200);
-        while !hub.lock().loops.is_empty() {
+        let key_map = KeyMap::new(make, &CancellationToken::new());
+        let guards: Vec<_> = (0..10_000)
+            .map(|key| key_map.get_or_start(key).unwrap().guard)
+            .collect();
+        assert!(key_map.lock().keys.capacity() >= 10_000);
+        assert!(key_map.lock().loops.capacity() >= 10_000);
+        drop(guards);
+        assert!(key_map.lock().keys.capacity() < 200);
+        while !key_map.lock().loops.is_empty() {
             tokio::task::yield_now().await;
         }
-        assert!(hub.lock().loops.capacity() < 200);
-        hub.close();
-        assert_eq!(hub.drained().await, Ok(()));
+        assert!(key_map.lock().loops.capacity() < 200);
+        key_map.close();
+        assert_eq!(key_map.wait_for_end().await, Ok(()));
     }
 }

@@ -1,16 +1,15 @@
-//! Handles of which any may be the next to resolve.
+//! Handles that resolve in any order.
 //!
-//! A handle sits in a slot whose waker says which slot it was, so that one
-//! result costs one poll, however many others are waited for. Slots and their
-//! wakers are used again: memory is allocated for the most jobs that were ever
-//! on their way at once, and not for each job.
+//! A handle is in an entry whose waker names the entry, so that one result costs one
+//! poll, however many other handles there are. Entries and their wakers are used again:
+//! memory is allocated for the highest number of jobs in progress, and not for each job.
 //!
 //! # Invariants
 //!
-//! - A handle that may have resolved since it was polled last has its slot
-//!   among the rung ones, here or at the board.
-//! - The board is read, and the task's waker left there, before a poll says
-//!   that it waits. So no ring is lost.
+//! - An entry whose handle may have resolved since its last poll is in a ready queue:
+//!   in `ready` here, or in the shared one.
+//! - Before a poll returns `Pending`, it takes the shared entries and leaves the task's
+//!   waker there, under one lock. So no wake-up is lost.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -20,79 +19,83 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::task::coop;
 
-use super::OnTheWay;
+use super::Handles;
 use crate::error::JobError;
 use crate::handle::JobHandle;
 
-pub(super) struct Slots<R> {
-    slots: Vec<Slot<R>>,
+pub(super) struct UnorderedHandles<R> {
+    entries: Vec<HandleEntry<R>>,
+    /// Indices of entries without a handle.
     free: Vec<usize>,
-    /// Slots to poll, in the order in which they rang. A slot that rang for an
-    /// earlier handle of its is polled for nothing.
-    rung: VecDeque<usize>,
-    board: Arc<Board>,
+    /// Indices of entries to poll, in the order in which they were woken. An entry that was
+    /// woken for an earlier handle is polled without need.
+    ready: VecDeque<usize>,
+    queue: Arc<ReadyQueue>,
 }
 
-struct Slot<R> {
+struct HandleEntry<R> {
     handle: Option<JobHandle<R>>,
-    bell: Waker,
+    waker: Waker,
 }
 
-/// Where slots ring, from whatever thread their result comes from.
+/// The entries that were woken, from any thread.
 #[derive(Default)]
-struct Board(Mutex<Rings>);
+struct ReadyQueue(Mutex<ReadyState>);
 
 #[derive(Default)]
-struct Rings {
-    slots: VecDeque<usize>,
+struct ReadyState {
+    /// Indices of entries.
+    ready: VecDeque<usize>,
+    /// Woken by the next entry.
     task: Option<Waker>,
 }
 
-struct Bell {
-    slot: usize,
-    board: Arc<Board>,
+/// The waker of one entry.
+struct EntryWaker {
+    index: usize,
+    queue: Arc<ReadyQueue>,
 }
 
-impl Board {
-    /// Moves the slots that have rung into `rung`, which is empty, and has the
-    /// task woken by the next.
-    fn read(&self, cx: &Context<'_>, rung: &mut VecDeque<usize>) {
+impl ReadyQueue {
+    /// Moves the entries into `ready`, which is empty, and has the next one wake the
+    /// task.
+    fn take(&self, cx: &Context<'_>, ready: &mut VecDeque<usize>) {
         let task = cx.waker().clone();
-        let mut rings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        mem::swap(&mut rings.slots, rung);
-        let last = rings.task.replace(task);
-        drop(rings);
-        // Only now, because it may be the last that is left of another task.
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        mem::swap(&mut state.ready, ready);
+        let last = state.task.replace(task);
+        drop(state);
+        // After the lock is released, because the drop of a waker is foreign code.
         drop(last);
     }
 }
 
-impl Wake for Bell {
+impl Wake for EntryWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let mut rings = self.board.0.lock().unwrap_or_else(PoisonError::into_inner);
-        rings.slots.push_back(self.slot);
-        let task = rings.task.take();
-        drop(rings);
+        let mut state = self.queue.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.ready.push_back(self.index);
+        let task = state.task.take();
+        drop(state);
         if let Some(task) = task {
             task.wake();
         }
     }
 }
 
-impl<R> Slots<R> {
-    /// Polls the next that has rung.
-    fn answer(&mut self) -> Option<Result<R, JobError>> {
-        let number = self.rung.pop_front()?;
-        let slot = &mut self.slots[number];
-        let handle = Pin::new(slot.handle.as_mut()?);
-        let polled = handle.poll(&mut Context::from_waker(&slot.bell));
+impl<R> UnorderedHandles<R> {
+    /// Polls the first ready entry. Returns its result, if it has one.
+    fn poll_entry(&mut self) -> Option<Result<R, JobError>> {
+        let index = self.ready.pop_front()?;
+        let entry = &mut self.entries[index];
+        let handle = Pin::new(entry.handle.as_mut()?);
+        let polled = handle.poll(&mut Context::from_waker(&entry.waker));
         if polled.is_ready() {
-            slot.handle = None;
-            self.free.push(number);
+            entry.handle = None;
+            self.free.push(index);
         }
         match polled {
             Poll::Ready(result) => Some(result),
@@ -101,50 +104,50 @@ impl<R> Slots<R> {
     }
 }
 
-impl<R> Default for Slots<R> {
+impl<R> Default for UnorderedHandles<R> {
     fn default() -> Self {
         Self {
-            slots: Vec::new(),
+            entries: Vec::new(),
             free: Vec::new(),
-            rung: VecDeque::new(),
-            board: Arc::default(),
+            ready: VecDeque::new(),
+            queue: Arc::default(),
         }
     }
 }
 
-impl<R> OnTheWay<R> for Slots<R> {
+impl<R> Handles<R> for UnorderedHandles<R> {
     fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.entries.len() - self.free.len()
     }
 
     fn push(&mut self, handle: JobHandle<R>) {
-        let number = self.free.pop().unwrap_or_else(|| {
-            let slot = self.slots.len();
-            let board = Arc::clone(&self.board);
-            self.slots.push(Slot {
+        let index = self.free.pop().unwrap_or_else(|| {
+            let index = self.entries.len();
+            let queue = Arc::clone(&self.queue);
+            self.entries.push(HandleEntry {
                 handle: None,
-                bell: Waker::from(Arc::new(Bell { slot, board })),
+                waker: Waker::from(Arc::new(EntryWaker { index, queue })),
             });
-            slot
+            index
         });
-        self.slots[number].handle = Some(handle);
-        // It has not been polled, so it rings by hand.
-        self.rung.push_back(number);
+        self.entries[index].handle = Some(handle);
+        // It has not been polled, so nothing wakes it yet.
+        self.ready.push_back(index);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<R, JobError>>> {
         while self.len() > 0 {
-            if self.rung.is_empty() {
-                self.board.read(cx, &mut self.rung);
+            if self.ready.is_empty() {
+                self.queue.take(cx, &mut self.ready);
             }
-            if self.rung.is_empty() {
+            if self.ready.is_empty() {
                 return Poll::Pending;
             }
-            // Results that are there must not keep the task to themselves.
+            // However many results there are, the task must yield to others.
             if coop::poll_proceed(cx).is_pending() {
                 return Poll::Pending;
             }
-            if let Some(result) = self.answer() {
+            if let Some(result) = self.poll_entry() {
                 return Poll::Ready(Some(result));
             }
         }

@@ -1,19 +1,18 @@
-//! Where everybody finds how a job stands.
+//! The table in which a job's status is found by the job's id.
 //!
 //! # Invariants
 //!
-//! - An id is in `live` from before its job is submitted until after its
-//!   outcome is in `finished`, and whoever asks looks into `live` first. So an
-//!   id that is known is never missed in between, and its states go forward
-//!   only.
-//! - Who puts an id into `live` submits its job; all others who come with the
-//!   id wait for that job. `finished` is asked with the id claimed, when nobody
-//!   else can put it there or take it up again.
-//! - A claim is invisible until the job is accepted, or waits for room, so a
-//!   refusal leaves no trace.
-//! - No code of the user's but the comparison of ids runs under the lock.
-//! - Nothing here panics, whatever the code of ids, results and wakers does: it
-//!   runs in drops.
+//! - An id is in `live` from before its job is submitted until after its outcome is in
+//!   `finished`, and a query reads `live` first. So a query never misses an id that is
+//!   known, and a status goes forward only.
+//! - The call that inserts an id into `live` submits its job; other calls with the same
+//!   id wait for that job. The call reads `finished` while the id is in `live`, when no
+//!   other call can insert the id into `finished` or submit it again.
+//! - A job is invisible until it is accepted or waits for room, so a job that is refused
+//!   leaves no trace.
+//! - Of user code, only the comparison of ids runs under the lock.
+//! - Nothing here panics, whatever the code of ids, results and wakers does, because
+//!   drops call it.
 
 use std::borrow::Borrow;
 use std::hash::{Hash, RandomState};
@@ -30,33 +29,34 @@ use crate::engine::panics::{Shielded, catch, discard, trace};
 use crate::engine::reply::{self, ReplySender};
 use crate::error::JobError;
 use crate::handle::JobHandle;
-use crate::wrappers::id_map::{ByValue, Hashes, Id, IdMap, Needle, shrink};
+use crate::wrappers::id_map::{BuildIdentityHasher, EqByKey, Id, IdMap, Lookup, shrink};
 
-/// A hundred years. The cache refuses an age of a thousand; nobody will miss the
-/// rest.
+/// A hundred years. The cache panics for an age of more than a thousand.
 const FOR_EVER: Duration = Duration::from_secs(3_153_600_000);
 
-pub(super) struct Board<K, R> {
+pub(super) struct StatusTable<K, R> {
     hasher: RandomState,
-    live: Mutex<IdMap<K, Live<K, R>>>,
-    finished: Cache<ByValue<K>, Outcome<R>, Hashes>,
+    live: Mutex<IdMap<K, LiveJob<K, R>>>,
+    finished: Cache<EqByKey<K>, Retained<R>, BuildIdentityHasher>,
 }
 
-type Outcome<R> = Arc<Shielded<Result<R, JobError>>>;
+/// The outcome of a finished job.
+type Retained<R> = Arc<Shielded<Result<R, JobError>>>;
 
-struct Live<K, R> {
-    record: Arc<Record<K>>,
-    /// Those who came with the same id.
-    others: Vec<ReplySender<R>>,
+/// A job that has not finished.
+struct LiveJob<K, R> {
+    record: Arc<JobRecord<K>>,
+    /// The callers that submitted the same id later.
+    joined: Vec<ReplySender<R>>,
 }
 
-impl<K, R> Board<K, R>
+impl<K, R> StatusTable<K, R>
 where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     R: Clone + Send + Sync + 'static,
 {
     pub(super) fn new(jobs: usize, age: Duration) -> Arc<Self> {
-        // Not the default policy, which may prefer what it has to what is new.
+        // The default policy may reject a new entry in favour of an old one.
         let cache = Cache::builder()
             .max_capacity(jobs as u64)
             .eviction_policy(EvictionPolicy::lru());
@@ -68,70 +68,73 @@ where
         Arc::new(Self {
             hasher: RandomState::new(),
             live: Mutex::default(),
-            finished: cache.build_with_hasher(Hashes::default()),
+            finished: cache.build_with_hasher(BuildIdentityHasher::default()),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, IdMap<K, Live<K, R>>> {
+    fn lock(&self) -> MutexGuard<'_, IdMap<K, LiveJob<K, R>>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Claims an id for a job of the caller's, or joins those who wait for it.
-    pub(super) fn claim(self: &Arc<Self>, id: K) -> Result<Claimed<'_, K, R>, JobHandle<R>> {
+    /// Inserts the id of a job that the caller is about to submit. If the id is known,
+    /// returns a handle for the outcome of its job instead.
+    pub(super) fn begin(self: &Arc<Self>, id: K) -> Result<JobGuards<'_, K, R>, JobHandle<R>> {
         let refused = |message| JobHandle::refused(JobError::Panicked(message));
         let id = Id::new(&self.hasher, Shielded::new(id)).map_err(refused)?;
-        let record = Arc::new(Record {
+        let record = Arc::new(JobRecord {
             id: id.clone(),
-            stage: Mutex::new(Stage::Claimed),
+            state: Mutex::new(RecordState::Submitting),
         });
-        let live = Live {
+        let job = LiveJob {
             record: Arc::clone(&record),
-            others: Vec::new(),
+            joined: Vec::new(),
         };
-        let needle = record.id.needle();
-        let mut all = self.lock();
-        if let Some(found) = all.get_mut(needle.probe()) {
-            let (handle, gone) = found.join();
-            drop(all);
-            // Only now: with a reply goes the waker of who waited for it.
-            discard(gone, None);
+        let lookup = record.id.lookup();
+        let mut live = self.lock();
+        if let Some(found) = live.get_mut(lookup.as_key()) {
+            let (handle, closed) = found.join();
+            drop(live);
+            // After the lock is released, because a reply may hold a waker, whose drop is
+            // foreign code.
+            discard(closed, None);
             return Err(handle);
         }
-        if let Some(message) = needle.panicked() {
-            drop(all);
+        if let Some(message) = lookup.take_panic() {
+            drop(live);
             return Err(refused(message));
         }
-        all.insert(id, live);
-        drop(all);
-        let claim = Claim {
-            board: self,
+        live.insert(id, job);
+        drop(live);
+        let submit_guard = SubmitGuard {
+            table: self,
             record: Arc::clone(&record),
-            settled: false,
+            ended: false,
         };
-        if let Some(outcome) = self.finished.get(needle.probe()) {
+        if let Some(outcome) = self.finished.get(lookup.as_key()) {
             let (reply, receiver) = reply::channel();
-            answer(reply, &outcome);
-            claim.release(&outcome);
+            send_clone(reply, &outcome);
+            submit_guard.undo(&outcome);
             return Err(JobHandle::from_reply(receiver));
         }
-        if let Some(message) = needle.panicked() {
-            claim.release(&Err(JobError::Panicked(Arc::clone(&message))));
+        if let Some(message) = lookup.take_panic() {
+            submit_guard.undo(&Err(JobError::Panicked(Arc::clone(&message))));
             return Err(refused(message));
         }
-        drop(needle);
-        let slot = Slot {
+        drop(lookup);
+        let status_guard = StatusGuard {
             record,
-            ledger: Arc::clone(self) as Arc<dyn Ledger<K, R>>,
-            resolved: false,
+            table: Arc::clone(self) as Arc<dyn FinishJobs<K, R>>,
+            disarmed: false,
         };
-        Ok((claim, slot))
+        Ok((submit_guard, status_guard))
     }
 
-    /// Gives up a claim, and answers those who joined it.
-    fn release(&self, id: &Id<K>, outcome: &Result<R, JobError>) {
-        let left = self.lock().remove_entry(id);
-        for reply in left.into_iter().flat_map(|(_, live)| live.others) {
-            answer(reply, outcome);
+    /// Removes the id of a job that was not submitted, and sends the outcome to the
+    /// callers that joined it.
+    fn remove(&self, id: &Id<K>, outcome: &Result<R, JobError>) {
+        let removed = self.lock().remove_entry(id);
+        for reply in removed.into_iter().flat_map(|(_, job)| job.joined) {
+            send_clone(reply, outcome);
         }
     }
 
@@ -140,246 +143,252 @@ where
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        let needle = Needle::new(&self.hasher, id)?;
-        match self.stage(&needle) {
-            Some(Stage::Submitted) => Some(JobStatus::Submitted),
-            Some(Stage::Processing) => Some(JobStatus::Processing),
-            // Of a claim there is nothing to tell, but of the job before it.
+        let lookup = Lookup::new(&self.hasher, id)?;
+        match self.record_state(&lookup) {
+            Some(RecordState::Submitted) => Some(JobStatus::Submitted),
+            Some(RecordState::Processing) => Some(JobStatus::Processing),
+            // A job in state `Submitting` is invisible; an earlier one may be retained.
             _ => {
-                let outcome = self.finished.get(needle.probe())?;
-                Some(JobStatus::Completed(copy(&outcome)))
+                let outcome = self.finished.get(lookup.as_key())?;
+                Some(JobStatus::Completed(clone_outcome(&outcome)))
             }
         }
     }
 
-    /// Ends the retention of a finished job, if there is one.
+    /// Ends the retention of a finished job. Returns whether there was one.
     pub(super) fn forget<Q>(&self, id: &Q) -> bool
     where
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
     {
-        let Some(needle) = Needle::new(&self.hasher, id) else {
+        let Some(lookup) = Lookup::new(&self.hasher, id) else {
             return false;
         };
-        // `remove` would find an entry that is too old to be found.
-        let found = self.finished.contains_key(needle.probe());
-        self.finished.invalidate(needle.probe());
+        // `remove` would also return an entry whose retention has ended.
+        let found = self.finished.contains_key(lookup.as_key());
+        self.finished.invalidate(lookup.as_key());
         found
     }
 
-    fn stage<Q>(&self, needle: &Needle<'_, Q>) -> Option<Stage>
+    fn record_state<Q>(&self, lookup: &Lookup<'_, Q>) -> Option<RecordState>
     where
         K: Borrow<Q>,
         Q: Eq + ?Sized,
     {
-        let all = self.lock();
-        Some(*all.get(needle.probe())?.record.stage())
+        let live = self.lock();
+        Some(*live.get(lookup.as_key())?.record.lock())
     }
 }
 
-impl<K, R> Ledger<K, R> for Board<K, R>
+/// The table as a [`StatusGuard`] sees it, without the bounds of its methods, which a
+/// `Drop` must not have.
+trait FinishJobs<K, R>: Send + Sync {
+    /// Retains the outcomes of the jobs, and sends them to the callers that joined.
+    fn finish_jobs(&self, finished: Vec<(Arc<JobRecord<K>>, Retained<R>)>);
+}
+
+impl<K, R> FinishJobs<K, R> for StatusTable<K, R>
 where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     R: Clone + Send + Sync + 'static,
 {
-    fn finish(&self, finished: Vec<(Arc<Record<K>>, Outcome<R>)>) {
+    fn finish_jobs(&self, finished: Vec<(Arc<JobRecord<K>>, Retained<R>)>) {
         for (record, outcome) in &finished {
             let outcome = Arc::clone(outcome);
-            self.finished.insert(ByValue(record.id.clone()), outcome);
+            self.finished.insert(EqByKey(record.id.clone()), outcome);
         }
-        // Only now, so that whoever does not find a job here finds it there.
-        let mut all = self.lock();
+        // After the inserts, so that a query that misses a job here finds it there.
+        let mut live = self.lock();
         let records = finished.iter().map(|(record, _)| record);
-        let left: Vec<_> = records.map(|record| all.remove_entry(&record.id)).collect();
-        // Of a flood of jobs no memory is left.
-        shrink(&mut all);
-        drop(all);
-        // The cache puts its housekeeping off, and holds too much until then.
+        let removed: Vec<_> = records
+            .map(|record| live.remove_entry(&record.id))
+            .collect();
+        shrink(&mut live);
+        drop(live);
+        // Evicts now. By itself the cache evicts later, and holds too many entries until then.
         self.finished.run_pending_tasks();
-        for ((_, outcome), left) in finished.iter().zip(left) {
-            for reply in left.into_iter().flat_map(|(_, live)| live.others) {
-                answer(reply, outcome);
+        for ((_, outcome), removed) in finished.iter().zip(removed) {
+            for reply in removed.into_iter().flat_map(|(_, job)| job.joined) {
+                send_clone(reply, outcome);
             }
         }
     }
 }
 
 /// Completes the jobs of a batch.
-pub(super) fn finish<K, R>(
-    slots: Vec<Slot<K, R>>,
+pub(super) fn finish_batch<K, R>(
+    guards: Vec<StatusGuard<K, R>>,
     outcomes: impl Iterator<Item = Result<R, JobError>>,
 ) {
-    let Some(first) = slots.first() else {
+    let Some(first) = guards.first() else {
         return;
     };
-    let ledger = Arc::clone(&first.ledger);
-    let records = slots.into_iter().map(Slot::resolve);
+    let table = Arc::clone(&first.table);
+    let records = guards.into_iter().map(StatusGuard::disarm);
     let outcomes = outcomes.map(|outcome| Arc::new(Shielded::new(outcome)));
-    ledger.finish(records.zip(outcomes).collect());
+    table.finish_jobs(records.zip(outcomes).collect());
 }
 
+/// The state of a job that has not finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Submitted by its claim alone; not seen by others.
-    Claimed,
+enum RecordState {
+    /// Its submission has not ended; no query sees it.
+    Submitting,
     Submitted,
     Processing,
-    /// Dropped before the submission was settled, which then decides what that
-    /// means.
+    /// Dropped while its submission had not ended. The end of the submission decides
+    /// whether it was refused or abandoned.
     Dropped,
 }
 
-/// What a claim, a job's slot and the board have in common.
-struct Record<K> {
+/// What both guards of a job and the table share.
+struct JobRecord<K> {
     id: Id<K>,
-    stage: Mutex<Stage>,
+    state: Mutex<RecordState>,
 }
 
-impl<K> Record<K> {
-    fn stage(&self) -> MutexGuard<'_, Stage> {
-        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+impl<K> JobRecord<K> {
+    fn lock(&self) -> MutexGuard<'_, RecordState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Leaves the state of a claim, unless somebody else was faster.
-    fn leave_claim(&self, to: Stage) -> Result<(), Stage> {
-        let mut stage = self.stage();
-        if *stage != Stage::Claimed {
-            return Err(*stage);
+    /// Sets the state that follows `Submitting`. Fails with the current state if another
+    /// call has set it before.
+    fn end_submitting(&self, next: RecordState) -> Result<(), RecordState> {
+        let mut state = self.lock();
+        if *state != RecordState::Submitting {
+            return Err(*state);
         }
-        *stage = to;
+        *state = next;
         Ok(())
     }
 }
 
-/// A claim, and the slot for the job that it is for.
-pub(super) type Claimed<'a, K, R> = (Claim<'a, K, R>, Slot<K, R>);
+/// The guards of a job that is being submitted.
+pub(super) type JobGuards<'a, K, R> = (SubmitGuard<'a, K, R>, StatusGuard<K, R>);
 
-/// The right to submit the job of an id.
-pub(super) struct Claim<'a, K, R>
+/// Owned by the call that submits the job of an id.
+pub(super) struct SubmitGuard<'a, K, R>
 where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     R: Clone + Send + Sync + 'static,
 {
-    board: &'a Board<K, R>,
-    record: Arc<Record<K>>,
-    settled: bool,
+    table: &'a StatusTable<K, R>,
+    record: Arc<JobRecord<K>>,
+    ended: bool,
 }
 
-impl<K, R> Claim<'_, K, R>
+impl<K, R> SubmitGuard<'_, K, R>
 where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     R: Clone + Send + Sync + 'static,
 {
-    /// Gives the claim up, for this outcome.
-    fn release(mut self, outcome: &Result<R, JobError>) {
-        self.settled = true;
-        self.board.release(&self.record.id, outcome);
+    /// Removes the id, and sends the outcome to the callers that joined.
+    fn undo(mut self, outcome: &Result<R, JobError>) {
+        self.ended = true;
+        self.table.remove(&self.record.id, outcome);
     }
 
-    /// Says what became of the submission.
-    pub(super) fn settle(mut self, refused: Option<JobError>) {
+    /// Ends the submission: the job was refused with this error, or it is submitted.
+    pub(super) fn end(mut self, refused: Option<JobError>) {
         if let Some(error) = refused {
-            return self.release(&Err(error));
+            return self.undo(&Err(error));
         }
-        self.settled = true;
-        if self.record.leave_claim(Stage::Submitted) == Err(Stage::Dropped) {
-            self.board
-                .finish(vec![(Arc::clone(&self.record), abandoned())]);
+        self.ended = true;
+        if self.record.end_submitting(RecordState::Submitted) == Err(RecordState::Dropped) {
+            self.table
+                .finish_jobs(vec![(Arc::clone(&self.record), abandoned())]);
         }
     }
 }
 
-impl<K, R> Drop for Claim<'_, K, R>
+impl<K, R> Drop for SubmitGuard<'_, K, R>
 where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     R: Clone + Send + Sync + 'static,
 {
     fn drop(&mut self) {
-        // The submission panicked. Where its job is gone, it was refused, and
-        // its drop panicked.
-        if !self.settled && self.record.leave_claim(Stage::Submitted) == Err(Stage::Dropped) {
+        // Not ended, so the submission panicked. If the job was dropped, it was refused,
+        // and the panic came from its drop.
+        if !self.ended
+            && self.record.end_submitting(RecordState::Submitted) == Err(RecordState::Dropped)
+        {
             let abandoned = Err(JobError::Abandoned);
-            self.board.release(&self.record.id, &abandoned);
+            self.table.remove(&self.record.id, &abandoned);
         }
     }
 }
 
-/// What a job owes the board. Dropping it completes the job as abandoned.
-pub(super) struct Slot<K, R> {
-    record: Arc<Record<K>>,
-    ledger: Arc<dyn Ledger<K, R>>,
-    resolved: bool,
+/// Owned by the job. Its drop completes the job as abandoned, unless it was disarmed.
+pub(super) struct StatusGuard<K, R> {
+    record: Arc<JobRecord<K>>,
+    table: Arc<dyn FinishJobs<K, R>>,
+    disarmed: bool,
 }
 
-impl<K, R> Slot<K, R> {
+impl<K, R> StatusGuard<K, R> {
     pub(super) fn id(&self) -> &K {
         self.record.id.key()
     }
 
-    /// The processor has the job in hand.
-    pub(super) fn process(&self) {
-        *self.record.stage() = Stage::Processing;
+    /// Notes that the job is in a batch that is being processed.
+    pub(super) fn set_processing(&self) {
+        *self.record.lock() = RecordState::Processing;
     }
 
-    fn resolve(mut self) -> Arc<Record<K>> {
-        self.resolved = true;
+    fn disarm(mut self) -> Arc<JobRecord<K>> {
+        self.disarmed = true;
         Arc::clone(&self.record)
     }
 }
 
-impl<K, R> Drop for Slot<K, R> {
+impl<K, R> Drop for StatusGuard<K, R> {
     fn drop(&mut self) {
-        if !self.resolved && self.record.leave_claim(Stage::Dropped).is_err() {
-            self.ledger
-                .finish(vec![(Arc::clone(&self.record), abandoned())]);
+        if !self.disarmed && self.record.end_submitting(RecordState::Dropped).is_err() {
+            self.table
+                .finish_jobs(vec![(Arc::clone(&self.record), abandoned())]);
         }
     }
 }
 
-/// The board as a slot sees it, free of the bounds of its methods, which a
-/// `Drop` may not have.
-trait Ledger<K, R>: Send + Sync {
-    fn finish(&self, finished: Vec<(Arc<Record<K>>, Outcome<R>)>);
-}
-
-impl<K, R> Live<K, R> {
-    /// Returns a handle for one who came with the same id, and the replies of
-    /// those who have gone, some of them, to be dropped without the lock.
+impl<K, R> LiveJob<K, R> {
+    /// Returns a handle for a caller that submitted the same id, and replies whose
+    /// handles were dropped, to be dropped without the lock.
     fn join(&mut self) -> (JobHandle<R>, Vec<ReplySender<R>>) {
-        let others = &mut self.others;
-        let mut gone = Vec::new();
-        if others.len() == others.capacity() {
-            // Those who have gone make room for those who come, so that asking
-            // again and again costs nothing. At least half of it is free then,
-            // so this pays for itself.
-            (gone, *others) = mem::take(others)
+        let joined = &mut self.joined;
+        let mut closed = Vec::new();
+        if joined.len() == joined.capacity() {
+            // Removes the replies whose handles were dropped before it grows, so that
+            // a caller that submits again and again takes no memory. At least half of
+            // the capacity is free afterwards, so the cost per call is constant.
+            (closed, *joined) = mem::take(joined)
                 .into_iter()
                 .partition(ReplySender::is_closed);
-            if others.len() > others.capacity() / 2 {
-                others.reserve(others.capacity());
+            if joined.len() > joined.capacity() / 2 {
+                joined.reserve(joined.capacity());
             }
         }
         let (reply, receiver) = reply::channel();
-        others.push(reply);
-        (JobHandle::from_reply(receiver), gone)
+        joined.push(reply);
+        (JobHandle::from_reply(receiver), closed)
     }
 }
 
-/// Sends a copy of the outcome. Others wait for theirs, so that neither the
-/// clone nor the waker of who waits for this one may hurt.
-fn answer<R: Clone>(reply: ReplySender<R>, outcome: &Result<R, JobError>) {
-    let copy = copy(outcome);
-    if let Err(error) = catch(|| reply.send(copy)) {
+/// Sends a clone of the outcome. Panics of the clone and of the receiver's waker are
+/// caught, because the other callers must get their replies.
+fn send_clone<R: Clone>(reply: ReplySender<R>, outcome: &Result<R, JobError>) {
+    let clone = clone_outcome(outcome);
+    if let Err(error) = catch(|| reply.send(clone)) {
         trace(|| error!(%error, "the waker of a caller or the drop of a result panicked"));
     }
 }
 
-/// Clones an outcome, which where that panics is the panic.
-fn copy<R: Clone>(outcome: &Result<R, JobError>) -> Result<R, JobError> {
+/// Clones an outcome. If that panics, returns the panic as an error.
+fn clone_outcome<R: Clone>(outcome: &Result<R, JobError>) -> Result<R, JobError> {
     catch(|| outcome.clone()).unwrap_or_else(|message| Err(JobError::Panicked(message)))
 }
 
-fn abandoned<R>() -> Outcome<R> {
+fn abandoned<R>() -> Retained<R> {
     Arc::new(Shielded::new(Err(JobError::Abandoned)))
 }
 
@@ -388,41 +397,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_who_gave_up_make_room_for_those_who_come() {
-        let board = Board::<u32, u32>::new(1, FOR_EVER);
-        let Ok((claim, slot)) = board.claim(1) else {
-            panic!("it is free");
+    fn callers_whose_handles_were_dropped_take_no_memory() {
+        let table = StatusTable::<u32, u32>::new(1, FOR_EVER);
+        let Ok((submit_guard, status_guard)) = table.begin(1) else {
+            panic!("the id is not known");
         };
         let room = || {
-            let live = board.lock();
-            let mut live = live.values().map(|live| live.others.capacity());
-            live.next().expect("it is live")
+            let live = table.lock();
+            let mut capacities = live.values().map(|job| job.joined.capacity());
+            capacities.next().expect("it is live")
         };
         for _ in 0..1000 {
-            assert!(board.claim(1).is_err());
+            assert!(table.begin(1).is_err());
         }
         assert!(room() < 10, "{}", room());
-        let joined: Vec<_> = (0..1000).map(|_| board.claim(1).err()).collect();
+        let joined: Vec<_> = (0..1000).map(|_| table.begin(1).err()).collect();
         assert!(room() < 4000, "{}", room());
-        claim.settle(None);
-        drop(slot);
+        submit_guard.end(None);
+        drop(status_guard);
         for handle in joined.into_iter().flatten() {
             assert!(handle.is_finished());
         }
     }
 
     #[test]
-    fn a_flood_of_jobs_leaves_no_memory() {
-        let board = Board::<u32, u32>::new(1, FOR_EVER);
-        let flood: Vec<_> = (0..10_000)
+    fn a_burst_of_jobs_leaves_no_memory() {
+        let table = StatusTable::<u32, u32>::new(1, FOR_EVER);
+        let guards: Vec<_> = (0..10_000)
             .filter_map(|id| {
-                let (claim, slot) = board.claim(id).ok()?;
-                claim.settle(None);
-                Some(slot)
+                let (submit_guard, status_guard) = table.begin(id).ok()?;
+                submit_guard.end(None);
+                Some(status_guard)
             })
             .collect();
-        assert!(board.lock().capacity() >= 10_000);
-        drop(flood);
-        assert!(board.lock().capacity() < 200);
+        assert!(table.lock().capacity() >= 10_000);
+        drop(guards);
+        assert!(table.lock().capacity() < 200);
     }
 }

@@ -1,0 +1,162 @@
+//! The options of a [`Tracked`].
+
+use std::fmt;
+use std::hash::Hash;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Tracked;
+use super::processor::{TrackedJob, Tracking};
+use super::status_table::StatusTable;
+use crate::builder::MicroBatchBuilder;
+use crate::error::BuildError;
+use crate::micro_batch::MicroBatch;
+use crate::processor::BatchProcessor;
+use crate::storage::{BatchStorage, MemoryStorage};
+
+/// Sets the options of a [`Tracked`].
+///
+/// # Default
+///
+/// | option | default |
+/// | --- | --- |
+/// | [`retain_jobs`](Self::retain_jobs) | 10 000 jobs |
+/// | [`retain_for`](Self::retain_for) | 1 h |
+/// | [`options`](Self::options) | those of [`MicroBatchBuilder`] |
+#[must_use = "a builder does nothing until `build` or `build_running`"]
+pub struct TrackedBuilder<K, J, R, P, S = MemoryStorage<TrackedJob<K, J, R>, R>> {
+    options: TrackedOptions<K, J, R, P, S>,
+    retain_jobs: usize,
+    retain_for: Duration,
+}
+
+/// The options of the micro-batcher behind a [`Tracked`].
+pub type TrackedOptions<K, J, R, P, S = MemoryStorage<TrackedJob<K, J, R>, R>> =
+    MicroBatchBuilder<TrackedJob<K, J, R>, R, Tracking<P>, S>;
+
+impl<K, J, R, P> TrackedBuilder<K, J, R, P>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    J: Send + 'static,
+    R: Clone + Send + Sync + 'static,
+    P: BatchProcessor<J, R>,
+{
+    pub(super) fn new(processor: P) -> Self {
+        Self {
+            options: MicroBatch::builder(Tracking::new(processor)),
+            retain_jobs: 10_000,
+            retain_for: Duration::from_secs(60 * 60),
+        }
+    }
+}
+
+impl<K, J, R, P, S> TrackedBuilder<K, J, R, P, S>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    J: Send + 'static,
+    R: Clone + Send + Sync + 'static,
+    P: BatchProcessor<J, R>,
+    S: BatchStorage<TrackedJob<K, J, R>, R>,
+{
+    /// Sets the options of the micro-batcher.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Tracked};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let processor = |jobs: Vec<&'static str>| async move { Ok::<_, String>(jobs) };
+    /// let tracked = Tracked::builder(processor)
+    ///     .options(|options| {
+    ///         options
+    ///             .max_batch_size(100)
+    ///             .max_batch_weight(64 * 1024, |entry| entry.job().len())
+    ///     })
+    ///     .build_running(CancellationToken::new())?;
+    /// assert_eq!(tracked.submit(1, "one").await?, "one");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn options<F, T>(self, set: F) -> TrackedBuilder<K, J, R, P, T>
+    where
+        F: FnOnce(TrackedOptions<K, J, R, P, S>) -> TrackedOptions<K, J, R, P, T>,
+    {
+        TrackedBuilder {
+            options: set(self.options),
+            retain_jobs: self.retain_jobs,
+            retain_for: self.retain_for,
+        }
+    }
+
+    /// Sets how many finished jobs are retained. Beyond that the least recently
+    /// asked for are forgotten. Default 10 000; zero is refused.
+    ///
+    /// While a batch ends there may be as many more as it holds.
+    pub fn retain_jobs(mut self, jobs: usize) -> Self {
+        self.retain_jobs = jobs;
+        self
+    }
+
+    /// Sets how long a finished job is retained, by the system's clock. Default
+    /// 1 h; zero is refused, and [`Duration::MAX`] means without limit.
+    ///
+    /// A job whose retention has ended is not found any more. Its memory is freed
+    /// later, by other calls.
+    pub fn retain_for(mut self, age: Duration) -> Self {
+        self.retain_for = age;
+        self
+    }
+
+    /// Builds the tracked micro-batcher. Nothing is processed until
+    /// [`start`](Tracked::start).
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] names the first option whose value is invalid.
+    pub fn build(self) -> Result<Tracked<K, J, R>, BuildError> {
+        if self.retain_jobs == 0 {
+            return Err(BuildError::Zero("retain_jobs"));
+        }
+        if self.retain_for.is_zero() {
+            return Err(BuildError::Zero("retain_for"));
+        }
+        let table = StatusTable::new(self.retain_jobs, self.retain_for);
+        let micro_batch = self.options.build()?;
+        Ok(Tracked { micro_batch, table })
+    }
+
+    /// Builds the tracked micro-batcher and starts it on the current runtime.
+    ///
+    /// # Errors
+    ///
+    /// As for [`build`](Self::build).
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub fn build_running(self, cancel: CancellationToken) -> Result<Tracked<K, J, R>, BuildError> {
+        let tracked = self.build()?;
+        tracked.micro_batch.spawn(cancel);
+        Ok(tracked)
+    }
+
+    /// Builds it without checks. The values must be valid.
+    pub(super) fn assemble(self) -> Tracked<K, J, R> {
+        Tracked {
+            micro_batch: self.options.assemble(),
+            table: StatusTable::new(self.retain_jobs, self.retain_for),
+        }
+    }
+}
+
+impl<K, J, R, P, S> fmt::Debug for TrackedBuilder<K, J, R, P, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrackedBuilder")
+            .field("retain_jobs", &self.retain_jobs)
+            .field("retain_for", &self.retain_for)
+            .field("options", &self.options)
+            .finish()
+    }
+}
