@@ -5,17 +5,19 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::batch::{BatchContext, Hook};
 use crate::engine::panics::Shielded;
-use crate::engine::queue::Queue;
+use crate::engine::queue::{Queue, QueueOptions};
 use crate::engine::schedule::Policy;
 use crate::engine::worker::Worker;
 use crate::error::BuildError;
 use crate::micro_batch::{MicroBatch, Weigher};
 use crate::processor::BatchProcessor;
 use crate::report::BatchReport;
+use crate::settings::Settings;
 use crate::storage::{BatchStorage, MemoryStorage};
 
 /// Sets the options of a [`MicroBatch`].
@@ -33,6 +35,7 @@ use crate::storage::{BatchStorage, MemoryStorage};
 /// | [`flush_when_idle`](Self::flush_when_idle) | false |
 /// | [`flush_cost`](Self::flush_cost) | none |
 /// | [`cancel_on_drop`](Self::cancel_on_drop) | false |
+/// | [`permits`](Self::permits) | none |
 /// | [`storage`](Self::storage) | [`MemoryStorage`] |
 /// | [`name`](Self::name) | none |
 /// | [`on_batch`](Self::on_batch) | none |
@@ -62,7 +65,7 @@ use crate::storage::{BatchStorage, MemoryStorage};
 pub struct MicroBatchBuilder<J, R, P, S = MemoryStorage<J, R>> {
     processor: P,
     policy: Policy,
-    queue_capacity: usize,
+    permits: Vec<Arc<Semaphore>>,
     cancel_on_drop: bool,
     weigher: Option<Weigher<J>>,
     name: Option<Arc<str>>,
@@ -81,17 +84,12 @@ where
         Self {
             processor,
             policy: Policy {
-                max_batch_size: 3,
-                max_batch_weight: usize::MAX,
-                interval: Duration::from_secs(1),
-                max_in_flight: 1,
-                flush_when_idle: false,
-                flush_cost: None,
+                settings: Settings::DEFAULT,
+                queue_capacity: 100,
                 shutdown_timeout: Duration::from_secs(5),
                 custom_storage: false,
-                max_pending: 3,
             },
-            queue_capacity: 100,
+            permits: Vec::new(),
             cancel_on_drop: false,
             weigher: None,
             name: None,
@@ -112,7 +110,7 @@ where
     /// Sets how many jobs a batch holds at most; a batch of that size is
     /// flushed at once. A hard limit. Default 3; zero is refused.
     pub fn max_batch_size(mut self, jobs: usize) -> Self {
-        self.policy.max_batch_size = jobs;
+        self.policy.settings.max_batch_size = jobs;
         self
     }
 
@@ -132,7 +130,7 @@ where
     /// does everything on a runtime whose clock is paused or ever was: in
     /// virtual time the feature changes nothing.
     pub fn interval(mut self, interval: Duration) -> Self {
-        self.policy.interval = interval;
+        self.policy.settings.interval = interval;
         self
     }
 
@@ -141,7 +139,7 @@ where
     /// up one full batch and leaves the rest in the queue while the processor
     /// is busy.
     pub fn queue_capacity(mut self, jobs: usize) -> Self {
-        self.queue_capacity = jobs;
+        self.policy.queue_capacity = jobs;
         self
     }
 
@@ -155,7 +153,7 @@ where
     /// Sets how many batches are processed side by side. Default 1, at which
     /// they run strictly one after the other; zero is refused.
     pub fn max_in_flight(mut self, batches: usize) -> Self {
-        self.policy.max_in_flight = batches;
+        self.policy.settings.max_in_flight = batches;
         self
     }
 
@@ -171,7 +169,7 @@ where
     where
         F: Fn(&J) -> usize + Send + Sync + 'static,
     {
-        self.policy.max_batch_weight = limit;
+        self.policy.settings.max_batch_weight = limit;
         self.weigher = Some(Box::new(weigh));
         self
     }
@@ -182,7 +180,7 @@ where
     /// This is the policy of least latency where a flush has no price of its
     /// own (Deb and Serfozo 1973, "Optimal control of batch service queues").
     pub fn flush_when_idle(mut self, idle: bool) -> Self {
-        self.policy.flush_when_idle = idle;
+        self.policy.settings.flush_when_idle = idle;
         self
     }
 
@@ -203,10 +201,10 @@ where
     /// "On-line analysis of the TCP acknowledgment delay problem").
     pub fn flush_cost(mut self, cost: Duration) -> Self {
         if cost.is_zero() {
-            self.policy.flush_cost = None;
+            self.policy.settings.flush_cost = None;
             return self.flush_when_idle(true);
         }
-        self.policy.flush_cost = Some(cost);
+        self.policy.settings.flush_cost = Some(cost);
         self
     }
 
@@ -223,6 +221,48 @@ where
         self
     }
 
+    /// Has a batch cut only once it holds a permit of this semaphore, which it gives back
+    /// when it ends. Default none.
+    ///
+    /// What comes while it waits joins the batch, up to its limits. So give as many
+    /// permits as there are connections, and the batch that waits for one keeps growing.
+    /// Several micro-batchers may share a semaphore and so a limit; permits are granted
+    /// first come, first served. `max_in_flight` holds as well. A call replaces the
+    /// semaphore of an earlier one.
+    ///
+    /// Where the semaphore is closed, each batch fails when it is due, with
+    /// [`JobError::Failed`](crate::JobError::Failed) of a [`tokio::sync::AcquireError`],
+    /// and the processor is not called.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use microbatch::{CancellationToken, MicroBatch};
+    /// use tokio::sync::Semaphore;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let connections = Arc::new(Semaphore::new(0));
+    /// let rows = MicroBatch::builder(|rows: Vec<u8>| async move { Ok::<_, String>(rows) })
+    ///     .flush_when_idle(true)
+    ///     .permits(connections.clone())
+    ///     .build_running(CancellationToken::new())?;
+    /// let (first, second) = (rows.submit(1), rows.submit(2));
+    /// tokio::task::yield_now().await;
+    /// assert_eq!(rows.stats().batches, 0);
+    ///
+    /// connections.add_permits(1);
+    /// assert_eq!((first.await?, second.await?), (1, 2));
+    /// assert_eq!(rows.stats().batches, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn permits(mut self, semaphore: Arc<Semaphore>) -> Self {
+        self.permits = vec![semaphore];
+        self
+    }
+
     /// Sets where pending jobs wait. Default [`MemoryStorage`], first in, first
     /// out.
     ///
@@ -236,7 +276,7 @@ where
                 custom_storage: true,
                 ..self.policy
             },
-            queue_capacity: self.queue_capacity,
+            permits: self.permits,
             cancel_on_drop: self.cancel_on_drop,
             weigher: self.weigher,
             name: self.name,
@@ -292,13 +332,10 @@ where
 
     fn validate(&self) -> Result<(), BuildError> {
         let policy = &self.policy;
+        policy.settings.validated()?;
         let options = [
-            ("max_batch_size", policy.max_batch_size == 0),
-            ("interval", policy.interval.is_zero()),
-            ("queue_capacity", self.queue_capacity == 0),
+            ("queue_capacity", policy.queue_capacity == 0),
             ("shutdown_timeout", policy.shutdown_timeout.is_zero()),
-            ("max_in_flight", policy.max_in_flight == 0),
-            ("max_batch_weight", policy.max_batch_weight == 0),
         ];
         match options.into_iter().find(|(_, zero)| *zero) {
             Some((option, _)) => Err(BuildError::Zero(option)),
@@ -306,25 +343,25 @@ where
         }
     }
 
-    /// Puts the parts together, whose values have been checked.
+    /// Puts the parts together, whose values are valid.
     pub(crate) fn assemble(self) -> MicroBatch<J, R> {
-        let mut policy = self.policy;
-        policy.max_pending = policy.max_batch_size;
-        if policy.custom_storage {
-            policy.max_pending = policy.max_pending.max(self.queue_capacity);
-        }
-        let max_batch_weight = policy.max_batch_weight;
-        let (name, capacity) = (self.name, self.queue_capacity);
-        let queue = Queue::new(name, capacity, self.cancel_on_drop, policy.custom_storage);
-        let queue = Arc::new(queue);
+        let policy = self.policy;
+        let options = QueueOptions {
+            name: self.name,
+            capacity: policy.queue_capacity,
+            cancel_on_drop: self.cancel_on_drop,
+            custom_storage: policy.custom_storage,
+            weighs: self.weigher.is_some(),
+        };
+        let queue = Arc::new(Queue::new(options, policy.settings));
         let context = BatchContext {
             processor: Shielded::new(self.processor),
             queue: Arc::clone(&queue),
             on_batch: self.on_batch.map(Shielded::new),
         };
-        let worker = Worker::new(context, policy, self.storage);
+        let worker = Worker::new(context, policy, self.permits, self.storage);
         let weigher = self.weigher.map(Shielded::new);
-        MicroBatch::new_idle(queue, weigher, max_batch_weight, worker)
+        MicroBatch::new_idle(queue, weigher, worker)
     }
 }
 
@@ -332,7 +369,6 @@ impl<J, R, P, S> fmt::Debug for MicroBatchBuilder<J, R, P, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MicroBatchBuilder")
             .field("policy", &self.policy)
-            .field("queue_capacity", &self.queue_capacity)
             .field("cancel_on_drop", &self.cancel_on_drop)
             .field("name", &self.name)
             .finish_non_exhaustive()

@@ -7,6 +7,7 @@ mod oneshot;
 pub(crate) mod panics;
 mod peak;
 mod pending_jobs;
+pub(crate) mod permits;
 pub(crate) mod queue;
 pub(crate) mod reply;
 pub(crate) mod schedule;

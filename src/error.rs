@@ -151,6 +151,17 @@ pub struct ShutdownTimeout {
     pub abandoned: usize,
 }
 
+/// Why [`reconfigure`](crate::MicroBatch::reconfigure) changed nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReconfigureError {
+    /// A value means nothing; `build` would refuse it, too.
+    #[error(transparent)]
+    Invalid(#[from] BuildError),
+    /// The micro-batcher is stopped.
+    #[error("the micro-batcher is closed")]
+    Closed,
+}
+
 /// Which value [`build`](crate::MicroBatchBuilder::build) refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -3,6 +3,7 @@
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 
 mod builder;
+mod control;
 mod engine;
 mod error;
 mod handle;
@@ -10,14 +11,17 @@ mod job;
 mod micro_batch;
 mod processor;
 mod report;
+mod settings;
 mod storage;
 mod wrappers;
 
 pub use builder::MicroBatchBuilder;
-pub use error::{BuildError, Closed, JobError, ShutdownTimeout, StartError, TrySubmitError};
+pub use error::{
+    BuildError, Closed, JobError, ReconfigureError, ShutdownTimeout, StartError, TrySubmitError,
+};
 pub use handle::JobHandle;
 pub use job::PendingJob;
-pub use micro_batch::{MicroBatch, Permit};
+pub use micro_batch::{MicroBatch, Permit, WeakMicroBatch};
 #[cfg(feature = "retry")]
 pub use processor::Retry;
 pub use processor::{
@@ -25,6 +29,7 @@ pub use processor::{
     Timeout,
 };
 pub use report::{BatchReport, FlushReason, Stats};
+pub use settings::Settings;
 pub use storage::{BatchStorage, MemoryStorage};
 pub use tokio_util::sync::CancellationToken;
 pub use wrappers::keyed::{Keyed, KeyedBuilder, KeyedJob, KeyedOptions, KeyedProcessor, PerKey};

@@ -1,6 +1,6 @@
 //! The micro-batcher as users hold it: start, submit, flush, stop.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::{fmt, mem};
 
 use futures::future::BoxFuture;
@@ -57,7 +57,6 @@ pub struct MicroBatch<J, R> {
 struct Shared<J, R> {
     queue: Arc<Queue<J, R>>,
     weigher: Option<Shielded<Weigher<J>>>,
-    max_batch_weight: usize,
     lifecycle: Mutex<Lifecycle>,
 }
 
@@ -110,7 +109,6 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     pub(crate) fn new_idle<P, S>(
         queue: Arc<Queue<J, R>>,
         weigher: Option<Shielded<Weigher<J>>>,
-        max_batch_weight: usize,
         worker: Worker<J, R, P, S>,
     ) -> Self
     where
@@ -121,7 +119,6 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
         Self::of(Arc::new(Shared {
             queue,
             weigher,
-            max_batch_weight,
             lifecycle: Mutex::new(Lifecycle::Idle(run)),
         }))
     }
@@ -275,7 +272,10 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     pub fn try_submit(&self, job: J) -> Result<JobHandle<R>, TrySubmitError<J>> {
         let (job, handle) = match self.shared.weigh(&job) {
             Ok(weight) => self.shared.pending(job, weight),
-            Err(JobError::TooHeavy { .. }) => return Err(TrySubmitError::TooHeavy(job)),
+            Err(error @ JobError::TooHeavy { .. }) => {
+                self.shared.queue.count_refused(&error);
+                return Err(TrySubmitError::TooHeavy(job));
+            }
             Err(error) => return Ok(self.shared.refuse(job, error)),
         };
         match self.shared.queue.try_push(job) {
@@ -433,6 +433,39 @@ impl<J, R> MicroBatch<J, R> {
         Reservation::new(&self.shared.queue)
     }
 
+    pub(crate) fn queue(&self) -> &Queue<J, R> {
+        &self.shared.queue
+    }
+
+    /// Returns a handle that keeps nothing running: the stop by the last `MicroBatch`
+    /// does not wait for it.
+    ///
+    /// For processors that submit to their own micro-batcher, which would otherwise keep
+    /// it alive, and with it themselves.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, MicroBatch};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # let echo = MicroBatch::new_running(
+    /// #     CancellationToken::new(),
+    /// #     |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) },
+    /// # );
+    /// let weak = echo.downgrade();
+    /// assert!(weak.upgrade().is_some());
+    /// drop(echo);
+    /// assert!(weak.upgrade().is_none());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn downgrade(&self) -> WeakMicroBatch<J, R> {
+        WeakMicroBatch {
+            shared: Arc::downgrade(&self.shared),
+        }
+    }
+
     /// Requests a flush if at least this many accepted jobs wait for their batch.
     pub(crate) fn flush_if_all_wait(&self, jobs: usize) -> bool {
         self.shared.queue.flush_if_all_wait(jobs)
@@ -472,6 +505,7 @@ impl<J, R> Shared<J, R> {
 
     /// Drops a job that cannot be accepted.
     fn refuse(&self, job: J, error: JobError) -> JobHandle<R> {
+        self.queue.count_refused(&error);
         discard([job], self.queue.name());
         JobHandle::refused(error)
     }
@@ -498,7 +532,7 @@ impl<J, R> Shared<J, R> {
     #[inline(never)]
     fn weigh_by(&self, weigher: &Weigher<J>, job: &J) -> Result<usize, JobError> {
         let weight = catch(|| weigher(job)).map_err(JobError::Panicked)?;
-        let limit = self.max_batch_weight;
+        let limit = self.queue.max_batch_weight();
         if weight > limit {
             return Err(JobError::TooHeavy { weight, limit });
         }
@@ -518,6 +552,34 @@ impl<J, R> fmt::Debug for MicroBatch<J, R> {
             .field("stats", &self.shared.queue.stats())
             .field("closed", &self.shared.queue.is_closed())
             .finish_non_exhaustive()
+    }
+}
+
+/// A handle to a [`MicroBatch`] that does not keep it running, from
+/// [`MicroBatch::downgrade`].
+pub struct WeakMicroBatch<J, R> {
+    shared: Weak<Shared<J, R>>,
+}
+
+impl<J, R> WeakMicroBatch<J, R> {
+    /// Returns the micro-batcher, or `None` where its last handle was dropped.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<MicroBatch<J, R>> {
+        self.shared.upgrade().map(MicroBatch::of)
+    }
+}
+
+impl<J, R> Clone for WeakMicroBatch<J, R> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Weak::clone(&self.shared),
+        }
+    }
+}
+
+impl<J, R> fmt::Debug for WeakMicroBatch<J, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakMicroBatch").finish_non_exhaustive()
     }
 }
 

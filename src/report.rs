@@ -84,6 +84,10 @@ pub struct Stats {
     /// Jobs whose handle was dropped while they waited for room. They were never
     /// accepted, and are part of no other count.
     pub withdrawn_waiting: u64,
+    /// Jobs that were never accepted: there was no room at `try_submit`, the
+    /// micro-batcher was closed, or the weight function refused the job. They are part
+    /// of no other count.
+    pub refused: u64,
     /// Accepted jobs given up without an outcome.
     pub abandoned: u64,
     /// Batches handed to the processor so far.

@@ -10,6 +10,7 @@ use tracing::{Span, debug, debug_span, error};
 
 use super::panics::{Shielded, catch, discard, trace};
 use super::peak::is_excess;
+use super::permits::HeldPermits;
 use super::queue::Queue;
 use super::reply::{ReplySender, send_all};
 use crate::error::JobError;
@@ -88,6 +89,7 @@ impl<J, R, P> Drop for Batch<J, R, P> {
 pub(crate) struct InFlightGuard<J, R, P> {
     pub(crate) context: Arc<BatchContext<J, R, P>>,
     pub(crate) number: u64,
+    pub(crate) _permits: HeldPermits,
 }
 
 impl<J, R, P> Drop for InFlightGuard<J, R, P> {
@@ -138,23 +140,30 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
     ) {
         let outcome =
             match returned {
-                Ok(Ok(results)) => Ok(results),
+                Ok(Ok(results)) if results.len() == size => Ok(results),
+                Ok(Ok(results)) => {
+                    let (expected, actual) = (size, results.len());
+                    discard(results, self.name());
+                    Err(JobError::ResultCount { expected, actual })
+                }
                 // An error that panics when it is boxed is a panic as well.
                 Ok(Err(error)) => Err(catch(|| JobError::from_processor(error.into()))
                     .unwrap_or_else(JobError::Panicked)),
                 Err(message) => Err(JobError::Panicked(message)),
             };
-        let results = match outcome {
-            Ok(results) if results.len() != size => {
-                let actual = results.len();
-                discard(results, self.name());
-                Err(JobError::ResultCount {
-                    expected: size,
-                    actual,
-                })
-            }
-            outcome => outcome,
-        };
+        self.reply(size, started, outcome);
+    }
+
+    /// Fails a batch that the processor is not called with.
+    pub(crate) fn fail(mut self, span: &Span, error: JobError) {
+        let jobs = mem::take(&mut self.jobs);
+        let size = jobs.len();
+        discard(jobs, self.name());
+        let started = self.start_time();
+        within(span, || self.reply(size, started, Err(error)));
+    }
+
+    fn reply(self, size: usize, started: Option<Instant>, results: Result<Vec<R>, JobError>) {
         let mut replies = self.replies.take();
         if replies.is_empty() {
             // The worker has abandoned this batch.
@@ -218,6 +227,17 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
             trace(|| error!(name = self.name(), %error, "the on_batch hook panicked"));
         }
     }
+}
+
+/// Makes a call inside the span. The call does not panic; the subscriber may.
+pub(super) fn within<T>(span: &Span, call: impl FnOnce() -> T) -> T {
+    if span.is_none() {
+        return call();
+    }
+    let entered = catch(|| span.enter());
+    let result = call();
+    trace(|| drop(entered));
+    result
 }
 
 /// Displays an error with its causes.

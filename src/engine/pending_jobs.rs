@@ -22,7 +22,6 @@ use crate::storage::{BatchStorage, fitting};
 
 pub(super) struct PendingJobs<J, R, S> {
     queue: Arc<Queue<J, R>>,
-    policy: Policy,
     pub(super) schedule: Schedule,
     storage: Shielded<S>,
     /// What has left the storage, if jobs are counted one by one.
@@ -35,8 +34,7 @@ impl<J, R, S: BatchStorage<J, R>> PendingJobs<J, R, S> {
     pub(super) fn new(queue: Arc<Queue<J, R>>, policy: Policy, storage: S) -> Self {
         Self {
             queue,
-            schedule: Schedule::new(policy.clone(), Instant::now()),
-            policy,
+            schedule: Schedule::new(policy, Instant::now()),
             storage: Shielded::new(storage),
             departures: Arc::default(),
             withdrawn: 0,
@@ -69,7 +67,7 @@ impl<J, R, S: BatchStorage<J, R>> PendingJobs<J, R, S> {
     /// Whether jobs report their departures. Otherwise the storage is the default one,
     /// which gives the oldest first and loses none.
     fn counts_one_by_one(&self) -> bool {
-        self.policy.custom_storage || self.queue.cancels_on_drop()
+        self.schedule.policy().custom_storage || self.queue.cancels_on_drop()
     }
 
     /// Uncounts the jobs that were withdrawn, and clears the storage of them once they
@@ -90,7 +88,7 @@ impl<J, R, S: BatchStorage<J, R>> PendingJobs<J, R, S> {
         let (withdrawn, mut kept): (Vec<_>, Vec<_>) =
             all.into_iter().partition(PendingJob::is_withdrawn);
         self.withdrawn = self.withdrawn.saturating_sub(withdrawn.len());
-        if self.policy.custom_storage {
+        if self.schedule.policy().custom_storage {
             kept.sort_by_key(PendingJob::accepted);
         }
         for job in kept {
@@ -103,9 +101,13 @@ impl<J, R, S: BatchStorage<J, R>> PendingJobs<J, R, S> {
 
     /// Takes the jobs of the next batch.
     pub(super) fn cut(&mut self) -> Vec<PendingJob<J, R>> {
-        let (max_jobs, max_weight) = (self.policy.max_batch_size, self.policy.max_batch_weight);
+        let settings = self.schedule.policy().settings;
+        let (max_jobs, max_weight) = (settings.max_batch_size, settings.max_batch_weight);
         if !self.counts_one_by_one() {
-            let batch = self.take(max_jobs, max_weight);
+            let mut batch = self.take(max_jobs, max_weight);
+            if batch.is_empty() && self.schedule.may_be_overweight() {
+                batch = self.take(1, usize::MAX);
+            }
             let weight = match self.schedule.weight() {
                 0 => 0,
                 _ => total_weight(&batch),
@@ -117,7 +119,16 @@ impl<J, R, S: BatchStorage<J, R>> PendingJobs<J, R, S> {
         let (mut jobs, mut weight) = (max_jobs, max_weight);
         loop {
             let mut taken = self.take(jobs, weight);
-            let fits = fitting(taken.iter().take(jobs), weight);
+            let mut fits = fitting(taken.iter().take(jobs), weight);
+            if fits == 0 && batch.is_empty() && self.schedule.may_be_overweight() {
+                // A job that was accepted under another limit goes alone.
+                if taken.is_empty() {
+                    taken = self.take(1, usize::MAX);
+                }
+                fits = taken.len().min(1);
+                weight = usize::MAX;
+                jobs = fits;
+            }
             for excess in taken.split_off(fits) {
                 self.append(excess);
             }

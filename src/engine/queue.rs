@@ -26,6 +26,7 @@ mod withdraw;
 
 use std::collections::VecDeque;
 use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 
@@ -36,9 +37,10 @@ use super::peak::RecentPeak;
 use super::reply::{self, ReplySender, send_all};
 use super::schedule::Wants;
 use super::withdrawal::Withdrawal;
-use crate::error::{Closed, ShutdownTimeout};
+use crate::error::{Closed, JobError, ShutdownTimeout};
 use crate::job::PendingJob;
 use crate::report::Stats;
+use crate::settings::Settings;
 
 use accept_times::AcceptTimes;
 pub(crate) use receive::{Inbox, Received, Seen};
@@ -48,14 +50,22 @@ use waiters::{Waiter, Waiters};
 pub(crate) use withdraw::JobQueue;
 
 pub(crate) struct Queue<J, R> {
-    /// The name of the micro-batcher, for `tracing`.
-    name: Option<Arc<str>>,
-    capacity: usize,
-    cancel_on_drop: bool,
-    custom_storage: bool,
+    options: QueueOptions,
+    /// That of the settings, for callers that weigh a job.
+    max_batch_weight: AtomicUsize,
     state: CacheAligned<Mutex<QueueState<J, R>>>,
     /// Set before the end if a stop ran out of time.
     timeout: OnceLock<ShutdownTimeout>,
+}
+
+pub(crate) struct QueueOptions {
+    /// The name of the micro-batcher, for `tracing`.
+    pub(crate) name: Option<Arc<str>>,
+    pub(crate) capacity: usize,
+    pub(crate) cancel_on_drop: bool,
+    pub(crate) custom_storage: bool,
+    /// Jobs have weights.
+    pub(crate) weighs: bool,
 }
 
 /// Keeps other data off its first cache line and off the next one, which some
@@ -84,6 +94,8 @@ struct QueueState<J, R> {
     /// A new generation begins when all pending jobs are abandoned.
     generation: u64,
     accept_times: AcceptTimes,
+    /// When the worker last received.
+    received_at: Instant,
     /// The flush that the worker carries out.
     current_flush: FlushTarget,
     /// How many consecutive jobs certainly share a batch; see
@@ -104,13 +116,34 @@ struct QueueState<J, R> {
     /// Numbers of the batches that have ended since the worker last received.
     finished_batches: Vec<u64>,
     parked: Option<ParkedWorker>,
+    control: Control,
+    /// The worker has not received `control` since it changed.
+    control_changed: bool,
     stats: Stats,
+    refusals: Refusals,
 }
 
 /// The worker while it waits, with what to wake it for.
 struct ParkedWorker {
     waker: Waker,
     wants: Option<Wants>,
+}
+
+/// What users change while the worker runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Control {
+    pub(crate) settings: Settings,
+    pub(crate) paused: bool,
+}
+
+/// Jobs that were never accepted, by the reason.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Refusals {
+    pub(crate) full: u64,
+    pub(crate) closed: u64,
+    pub(crate) too_heavy: u64,
+    /// The weight function panicked.
+    pub(crate) panicked: u64,
 }
 
 /// A request to flush all jobs that were accepted before it.
@@ -136,17 +169,11 @@ pub(crate) enum Refusal {
 }
 
 impl<J, R> Queue<J, R> {
-    pub(crate) fn new(
-        name: Option<Arc<str>>,
-        capacity: usize,
-        cancel_on_drop: bool,
-        custom_storage: bool,
-    ) -> Self {
+    pub(crate) fn new(options: QueueOptions, settings: Settings) -> Self {
+        let cancel_on_drop = options.cancel_on_drop;
         Self {
-            name,
-            capacity,
-            cancel_on_drop,
-            custom_storage,
+            options,
+            max_batch_weight: AtomicUsize::new(settings.max_batch_weight),
             state: CacheAligned(Mutex::new(QueueState {
                 jobs: VecDeque::new(),
                 reserved: 0,
@@ -158,6 +185,7 @@ impl<J, R> Queue<J, R> {
                 withdrawn_pending: Vec::new(),
                 generation: 0,
                 accept_times: AcceptTimes::default(),
+                received_at: Instant::now(),
                 current_flush: FlushTarget::default(),
                 stride: 1,
                 time_each: cancel_on_drop,
@@ -169,18 +197,28 @@ impl<J, R> Queue<J, R> {
                 flush_requests: Vec::new(),
                 finished_batches: Vec::new(),
                 parked: None,
+                control: Control {
+                    settings,
+                    paused: false,
+                },
+                control_changed: false,
                 stats: Stats::default(),
+                refusals: Refusals::default(),
             })),
             timeout: OnceLock::new(),
         }
     }
 
     pub(crate) fn name(&self) -> Option<&str> {
-        self.name.as_deref()
+        self.options.name.as_deref()
     }
 
     pub(crate) fn cancels_on_drop(&self) -> bool {
-        self.cancel_on_drop
+        self.options.cancel_on_drop
+    }
+
+    pub(crate) fn max_batch_weight(&self) -> usize {
+        self.max_batch_weight.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, QueueState<J, R>> {
@@ -195,12 +233,14 @@ impl<J, R> Queue<J, R> {
     ) -> Result<(), (Refusal, PendingJob<J, R>)> {
         let mut state = self.lock();
         if state.closed {
+            state.refusals.closed += 1;
             return Err((Refusal::Closed, job));
         }
-        if !state.has_room(self.capacity) {
+        if !state.has_room(self.options.capacity) {
+            state.refusals.full += 1;
             return Err((Refusal::Full, job));
         }
-        let waker = state.push(job, self.capacity);
+        let waker = state.push(job, self.options.capacity);
         drop(state);
         waker.into_iter().for_each(wake);
         Ok(())
@@ -211,14 +251,15 @@ impl<J, R> Queue<J, R> {
     pub(crate) fn push(&self, job: PendingJob<J, R>) -> Result<Option<WaiterId>, Closed> {
         let mut state = self.lock();
         if state.closed {
+            state.refusals.closed += 1;
             drop(state);
             job.refuse(self.name());
             return Err(Closed);
         }
-        if !state.has_room(self.capacity) {
+        if !state.has_room(self.options.capacity) {
             return Ok(Some(state.waiters.push(Waiter::Job(job, None))));
         }
-        let waker = state.push(job, self.capacity);
+        let waker = state.push(job, self.options.capacity);
         drop(state);
         waker.into_iter().for_each(wake);
         Ok(None)
@@ -245,7 +286,7 @@ impl<J, R> Queue<J, R> {
     pub(crate) fn flush_if_all_wait(&self, jobs: usize) -> bool {
         let mut state = self.lock();
         let waiting = state.stats.pending + state.queued();
-        let needed = if self.custom_storage { 1 } else { jobs };
+        let needed = if self.options.custom_storage { 1 } else { jobs };
         if state.abandoned || waiting < needed {
             return false;
         }
@@ -261,7 +302,10 @@ impl<J, R> Queue<J, R> {
         if mem::replace(&mut state.closed, true) {
             return;
         }
-        let refused = state.waiters.close();
+        let (refused, jobs) = state.waiters.close();
+        state.refusals.closed += jobs as u64;
+        // A stop ends a pause, which the worker knows.
+        state.control.paused = false;
         let waker = state.unpark();
         drop(state);
         // The worker first, whatever the drops of the jobs do.
@@ -288,6 +332,7 @@ impl<J, R> Queue<J, R> {
             queued: state.queued(),
             waiting: state.waiters.len(),
             accepted: state.stats.accepted + state.queued() as u64,
+            refused: state.refusals.total(),
             ..state.stats
         }
     }
@@ -295,6 +340,51 @@ impl<J, R> Queue<J, R> {
     /// Changes the counters; the methods of [`Stats`] are the transitions.
     pub(crate) fn count(&self, transition: impl FnOnce(&mut Stats)) {
         transition(&mut self.lock().stats);
+    }
+
+    /// Counts a job that is refused before it is pushed.
+    pub(crate) fn count_refused(&self, error: &JobError) {
+        let mut state = self.lock();
+        match error {
+            JobError::TooHeavy { .. } => state.refusals.too_heavy += 1,
+            _ => state.refusals.panicked += 1,
+        }
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        self.lock().control.settings
+    }
+
+    /// Puts validated settings in force, and returns them.
+    pub(crate) fn reconfigure(&self, mut settings: Settings) -> Result<Settings, Closed> {
+        if !self.options.weighs {
+            settings.max_batch_weight = usize::MAX;
+        }
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Closed);
+        }
+        let limit = settings.max_batch_weight;
+        self.max_batch_weight.store(limit, Ordering::Relaxed);
+        let waker = state.change_control(|control| control.settings = settings);
+        drop(state);
+        waker.into_iter().for_each(wake);
+        Ok(settings)
+    }
+
+    /// Pauses or resumes; does nothing once closed.
+    pub(crate) fn set_paused(&self, paused: bool) {
+        let mut state = self.lock();
+        if state.closed || state.control.paused == paused {
+            return;
+        }
+        let waker = state.change_control(|control| control.paused = paused);
+        drop(state);
+        waker.into_iter().for_each(wake);
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.lock().control.paused
     }
 
     /// Notes that a batch has ended.
@@ -360,6 +450,12 @@ fn wake(waker: Waker) {
     let _ = catch(|| waker.wake());
 }
 
+impl Refusals {
+    fn total(&self) -> u64 {
+        self.full + self.closed + self.too_heavy + self.panicked
+    }
+}
+
 impl<J, R> QueueState<J, R> {
     /// How many jobs are queued, without those that are withdrawn.
     fn queued(&self) -> usize {
@@ -398,6 +494,17 @@ impl<J, R> QueueState<J, R> {
     fn reserve(&mut self) {
         self.reserved += 1;
         self.check_at = 0;
+    }
+
+    /// Changes what users control, and returns the worker's waker.
+    fn change_control(&mut self, change: impl FnOnce(&mut Control)) -> Option<Waker> {
+        change(&mut self.control);
+        self.control_changed = true;
+        let waker = self.unpark();
+        // Under other settings they may not share the batch of the job before them. Their
+        // times are not known, but they came after the worker last received.
+        self.accept_times.record(self.jobs.len(), self.received_at);
+        waker
     }
 
     /// Requests a flush of what is queued, and returns the worker's waker.

@@ -9,29 +9,33 @@
 //! - With nothing pending the only deadline is that of a stop.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::report::FlushReason;
+use crate::settings::Settings;
 
-/// The limits and choices that decide when a batch is due.
+/// What decides when a batch is due.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Policy {
-    pub(crate) max_batch_size: usize,
-    /// `usize::MAX` where weight does not matter.
-    pub(crate) max_batch_weight: usize,
-    pub(crate) interval: Duration,
-    pub(crate) max_in_flight: usize,
-    pub(crate) flush_when_idle: bool,
-    pub(crate) flush_cost: Option<Duration>,
+    pub(crate) settings: Settings,
+    pub(crate) queue_capacity: usize,
     pub(crate) shutdown_timeout: Duration,
-    /// How many jobs may be pending before the others are left in the queue: a
-    /// batch, or `queue_capacity` if that is more and the storage is a user's own.
-    pub(crate) max_pending: usize,
     /// The storage is a user's own. It is offered every job at once, and more than a
     /// batch, because it may choose which jobs go first.
     pub(crate) custom_storage: bool,
+}
+
+impl Policy {
+    /// How many jobs may be pending before the others are left in the queue.
+    fn max_pending(&self) -> usize {
+        match self.custom_storage {
+            true => self.settings.max_batch_size.max(self.queue_capacity),
+            false => self.settings.max_batch_size,
+        }
+    }
 }
 
 /// How many queued jobs (at least one), or how much queued weight, would let the
@@ -59,6 +63,9 @@ pub(crate) struct Schedule {
     requested: Option<usize>,
     stop: Option<Stop>,
     stall: Option<Stall>,
+    paused: bool,
+    /// The weight limit was lowered, so jobs may be heavier than a batch.
+    may_be_overweight: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -87,6 +94,8 @@ impl Schedule {
             requested: None,
             stop: None,
             stall: None,
+            paused: false,
+            may_be_overweight: false,
         }
     }
 
@@ -166,7 +175,7 @@ impl Schedule {
     /// when something happens.
     pub(crate) fn stall(&mut self, now: Instant) {
         self.stall = Some(Stall {
-            retry_at: after(now, self.policy.interval),
+            retry_at: after(now, self.policy.settings.interval),
         });
     }
 
@@ -211,6 +220,25 @@ impl Schedule {
         self.stop = Some(Stop { deadline });
         self.requested = None;
         self.stall = None;
+        self.paused = false;
+    }
+
+    /// The settings have changed.
+    pub(crate) fn reconfigure(&mut self, settings: Settings) {
+        let before = mem::replace(&mut self.policy.settings, settings);
+        self.may_be_overweight |= settings.max_batch_weight < before.max_batch_weight;
+        let times = mem::take(&mut self.accept_times);
+        let since_epoch = times
+            .iter()
+            .map(|(time, jobs)| self.since_epoch(*time, *jobs));
+        self.accept_time_sum = since_epoch.sum();
+        self.accept_times = times;
+        self.stall = None;
+    }
+
+    /// No batch is due while paused, but for a stop.
+    pub(crate) fn set_paused(&mut self, paused: bool) {
+        self.paused = paused && self.stop.is_none();
     }
 
     // What to do.
@@ -222,7 +250,7 @@ impl Schedule {
         let limit = if full {
             0
         } else {
-            self.policy.max_pending.saturating_sub(self.jobs)
+            self.policy.max_pending().saturating_sub(self.jobs)
         };
         // A storage that holds its jobs back may need later ones to give them.
         let covered = self.requested.filter(|_| self.stall.is_none());
@@ -233,13 +261,13 @@ impl Schedule {
     /// of precedence; see [`FlushReason`].
     pub(crate) fn due(&self, now: Instant) -> Option<FlushReason> {
         let policy = &self.policy;
-        if self.jobs == 0 || self.in_flight >= policy.max_in_flight {
+        if !self.could_start() {
             return None;
         }
         let over = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if self.stall.is_some_and(|stall| !over(stall.retry_at)) {
             None
-        } else if self.jobs >= policy.max_batch_size {
+        } else if self.jobs >= policy.settings.max_batch_size {
             Some(FlushReason::Size)
         } else if self.is_full_by_weight() {
             Some(FlushReason::Weight)
@@ -249,7 +277,7 @@ impl Schedule {
             Some(FlushReason::Requested)
         } else if over(self.interval_at()) {
             Some(FlushReason::Interval)
-        } else if policy.flush_when_idle && self.in_flight == 0 {
+        } else if policy.settings.flush_when_idle && self.in_flight == 0 {
             Some(FlushReason::Idle)
         } else if over(self.cost_at()) {
             Some(FlushReason::Cost)
@@ -260,20 +288,28 @@ impl Schedule {
 
     /// Whether the pending jobs weigh all that a batch may, or more.
     pub(crate) fn is_full_by_weight(&self) -> bool {
-        self.weight >= self.policy.max_batch_weight as u128
+        self.weight >= self.policy.settings.max_batch_weight as u128
     }
 
     /// When to ask [`due`](Self::due) again if nothing happens before. Meaningless
     /// while a batch is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let stop = self.stop.and_then(|stop| stop.deadline);
-        let could_start = self.jobs > 0 && self.in_flight < self.policy.max_in_flight;
+        let stop = self.stop_deadline();
         let flush = match self.stall {
-            _ if !could_start => None,
+            _ if !self.could_start() => None,
             Some(stall) => stall.retry_at,
             None => self.interval_at().into_iter().chain(self.cost_at()).min(),
         };
         stop.into_iter().chain(flush).min()
+    }
+
+    /// When a stop runs out of time.
+    pub(crate) fn stop_deadline(&self) -> Option<Instant> {
+        self.stop.and_then(|stop| stop.deadline)
+    }
+
+    fn could_start(&self) -> bool {
+        self.jobs > 0 && self.in_flight < self.policy.settings.max_in_flight && !self.paused
     }
 
     /// What the worker should be woken for. One job, if it starts the interval, brings
@@ -284,14 +320,14 @@ impl Schedule {
             return None;
         }
         let policy = &self.policy;
-        let each = policy.custom_storage || policy.flush_cost.is_some();
+        let each = policy.custom_storage || policy.settings.flush_cost.is_some();
         let jobs = if self.jobs == 0 || each {
             1
         } else {
-            policy.max_batch_size - self.jobs
+            policy.settings.max_batch_size - self.jobs
         };
         let pending = usize::try_from(self.weight).unwrap_or(usize::MAX);
-        let weight = policy.max_batch_weight.saturating_sub(pending);
+        let weight = policy.settings.max_batch_weight.saturating_sub(pending);
         Some(Wants { jobs, weight })
     }
 
@@ -301,10 +337,23 @@ impl Schedule {
     pub(crate) fn stride(&self) -> usize {
         let policy = &self.policy;
         let any = policy.custom_storage
-            || policy.flush_cost.is_some()
-            || policy.max_batch_weight < usize::MAX
+            || policy.settings.flush_cost.is_some()
+            || policy.settings.max_batch_weight < usize::MAX
             || self.requested.is_some();
-        if any { 1 } else { policy.max_batch_size }
+        if any {
+            1
+        } else {
+            policy.settings.max_batch_size
+        }
+    }
+
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Whether a pending job may be heavier than a batch may be.
+    pub(crate) fn may_be_overweight(&self) -> bool {
+        self.may_be_overweight
     }
 
     /// How many jobs are pending.
@@ -341,20 +390,19 @@ impl Schedule {
 
     /// Whether a stop has run out of time.
     pub(crate) fn is_overdue(&self, now: Instant) -> bool {
-        let deadline = self.stop.and_then(|stop| stop.deadline);
-        deadline.is_some_and(|deadline| deadline <= now)
+        self.stop_deadline().is_some_and(|deadline| deadline <= now)
     }
 
     /// When the oldest pending job has waited for the interval.
     fn interval_at(&self) -> Option<Instant> {
         let (first, _) = self.accept_times.front()?;
-        after(*first, self.policy.interval)
+        after(*first, self.policy.settings.interval)
     }
 
     /// When the `n` pending jobs have together waited for `flush_cost`: an `n`th of the
     /// cost after the mean of their accept times. Each further job brings it nearer.
     fn cost_at(&self) -> Option<Instant> {
-        let cost = self.policy.flush_cost?;
+        let cost = self.policy.settings.flush_cost?;
         let jobs = self.jobs as u128;
         let total = self.accept_time_sum.checked_add(cost.as_nanos())?;
         let wait = u64::try_from(total.checked_add(jobs - 1)? / jobs).ok()?;
@@ -363,7 +411,7 @@ impl Schedule {
 
     /// What this many jobs of this accept time add to `accept_time_sum`.
     fn since_epoch(&self, time: Instant, jobs: usize) -> u128 {
-        if self.policy.flush_cost.is_none() {
+        if self.policy.settings.flush_cost.is_none() {
             return 0;
         }
         (time - self.epoch).as_nanos() * jobs as u128

@@ -24,7 +24,7 @@ use std::task::{Poll, Waker};
 use tokio::task::JoinSet;
 use tracing::Span;
 
-use super::batch::{Batch, BatchContext};
+use super::batch::{Batch, BatchContext, within};
 use super::panics::{Call, catch, discard, trace};
 use super::peak::is_excess;
 use crate::processor::BatchProcessor;
@@ -150,17 +150,6 @@ async fn run_task<J, R, P: BatchProcessor<J, R>>(mut task: PoolTask<J, R, P>) {
         }
         discard(Some(span).filter(|span| !span.is_none()), None);
     }
-}
-
-/// Makes a call inside the span. The call does not panic; the subscriber may.
-fn within<T>(span: &Span, call: impl FnOnce() -> T) -> T {
-    if span.is_none() {
-        return call();
-    }
-    let entered = catch(|| span.enter());
-    let result = call();
-    trace(|| drop(entered));
-    result
 }
 
 impl<J, R, P> Drop for PoolTask<J, R, P> {

@@ -18,21 +18,23 @@ use std::sync::Arc;
 use std::task::{self, Wake, Waker};
 use std::time::Duration;
 
+use tokio::sync::{AcquireError, Semaphore};
 use tokio::task::coop;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{Span, debug, warn};
 
 use super::batch::{Batch, BatchContext, BatchReplies, InFlightGuard};
 use super::in_flight::InFlight;
 use super::panics::{discard, trace};
 use super::peak::is_excess;
 use super::pending_jobs::PendingJobs;
+use super::permits::{HeldPermits, Permits};
 use super::queue::{Inbox, Queue, Received, Seen};
 use super::schedule::{Policy, Schedule};
 use super::task_pool::TaskPool;
 use super::timer::Timer;
-use crate::error::ShutdownTimeout;
+use crate::error::{JobError, ShutdownTimeout};
 use crate::job::PendingJob;
 use crate::processor::BatchProcessor;
 use crate::report::FlushReason;
@@ -44,7 +46,7 @@ const ABORT_GRACE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Worker<J, R, P, S: BatchStorage<J, R>> {
     context: Arc<BatchContext<J, R, P>>,
-    max_batch_size: usize,
+    permits: Permits,
     pending: PendingJobs<J, R, S>,
     /// Jobs left in the queue.
     queued: usize,
@@ -85,11 +87,16 @@ where
     P: BatchProcessor<J, R>,
     S: BatchStorage<J, R>,
 {
-    pub(crate) fn new(context: BatchContext<J, R, P>, policy: Policy, storage: S) -> Self {
+    pub(crate) fn new(
+        context: BatchContext<J, R, P>,
+        policy: Policy,
+        permits: Vec<Arc<Semaphore>>,
+        storage: S,
+    ) -> Self {
         let context = Arc::new(context);
         let queue = &context.queue;
         Self {
-            max_batch_size: policy.max_batch_size,
+            permits: Permits::new(permits),
             pending: PendingJobs::new(Arc::clone(queue), policy, storage),
             queued: 0,
             queued_peak: 0,
@@ -130,11 +137,8 @@ where
             if self.schedule().is_overdue(now) && !self.is_drained() {
                 return Err(self.time_out().await);
             }
-            if let Some(reason) = self.schedule().due(now) {
-                self.flush(reason, now);
-                if self.queued > 0 || self.schedule().due(now).is_some() {
-                    continue;
-                }
+            if self.flush_if_due(now) {
+                continue;
             }
             self.reply_to_flushes();
             if self.is_drained() {
@@ -142,11 +146,17 @@ where
                 trace(|| debug!(name = self.name(), "stopped"));
                 return Ok(());
             }
-            let schedule = self.schedule();
-            timer.as_mut().set(schedule.deadline(), now);
+            let (queue, schedule, seen) = (&self.context.queue, self.schedule(), self.seen());
+            let deadline = match self.permits.is_waiting() {
+                true => schedule.stop_deadline(),
+                false => schedule.deadline(),
+            };
+            timer.as_mut().set(deadline, now);
+            let changed = queue.changed(seen, schedule.wants(), schedule.stride());
             tokio::select! {
                 biased;
-                () = self.queue().changed(self.seen(), schedule.wants(), schedule.stride()) => {}
+                () = changed => {}
+                () = self.permits.changed() => {}
                 () = timer.as_mut().elapsed() => {}
             }
         }
@@ -185,6 +195,10 @@ where
         if let Some(ahead) = received.flush_ahead {
             self.pending.schedule.request_flush(ahead);
         }
+        if let Some(control) = received.control {
+            self.pending.schedule.reconfigure(control.settings);
+            self.pending.schedule.set_paused(control.paused);
+        }
         if received.taken > 0 {
             self.pending.add(&mut self.inbox, received.weight, now);
         }
@@ -198,8 +212,27 @@ where
         received.cancel_woken
     }
 
+    /// Flushes a batch if one is due and has its permits. Returns whether there may be
+    /// another one at once.
+    fn flush_if_due(&mut self, now: Instant) -> bool {
+        let Some(reason) = self.schedule().due(now) else {
+            self.permits.release();
+            return false;
+        };
+        let Some(permits) = self.permits.take() else {
+            return false;
+        };
+        self.flush(reason, permits, now);
+        self.queued > 0 || self.schedule().due(now).is_some()
+    }
+
     /// Cuts a batch and hands it to the task pool.
-    fn flush(&mut self, mut reason: FlushReason, now: Instant) {
+    fn flush(
+        &mut self,
+        mut reason: FlushReason,
+        permits: Result<HeldPermits, AcquireError>,
+        now: Instant,
+    ) {
         let waited = self.schedule().waited(now);
         let heavy = self.schedule().is_full_by_weight();
         let taken = self.pending.cut();
@@ -207,13 +240,31 @@ where
             self.pending.stall_or_abandon(now);
             return;
         }
-        if reason == FlushReason::Size && heavy && taken.len() < self.max_batch_size {
+        let max_batch_size = self.schedule().policy().settings.max_batch_size;
+        if reason == FlushReason::Size && heavy && taken.len() < max_batch_size {
             reason = FlushReason::Weight;
         }
-        self.start(taken, reason, waited);
+        match permits {
+            Ok(permits) => {
+                let (batch, span) = self.batch(taken, reason, waited, permits);
+                let (in_flight, peak) = (self.in_flight.len(), self.in_flight.peak());
+                self.pool.run(batch, span, in_flight, peak);
+            }
+            Err(closed) => {
+                let (batch, span) = self.batch(taken, reason, waited, Vec::new());
+                batch.fail(&span, JobError::Failed(Arc::new(closed)));
+            }
+        }
     }
 
-    fn start(&mut self, mut taken: Vec<PendingJob<J, R>>, reason: FlushReason, waited: Duration) {
+    /// Makes a batch, which is in flight from here on.
+    fn batch(
+        &mut self,
+        mut taken: Vec<PendingJob<J, R>>,
+        reason: FlushReason,
+        waited: Duration,
+        permits: HeldPermits,
+    ) -> (Batch<J, R, P>, Span) {
         let size = taken.len();
         // Before the batch can end, which counts it down again.
         self.queue().count(|stats| stats.start_batch(size));
@@ -245,14 +296,14 @@ where
             guard: InFlightGuard {
                 context: Arc::clone(&self.context),
                 number: self.in_flight.next(),
+                _permits: permits,
             },
         };
         let span = batch.span(&origins);
         discard(origins, None);
         self.in_flight.push(owed);
-        let (in_flight, peak) = (self.in_flight.len(), self.in_flight.peak());
-        self.pool.run(batch, span, in_flight, peak);
         self.pending.schedule.batch_started();
+        (batch, span)
     }
 
     /// Removes a batch that has ended.

@@ -28,6 +28,7 @@ mod idle;
 mod interval;
 mod keyed;
 mod large;
+mod live;
 mod loops;
 mod narrow;
 mod observe;

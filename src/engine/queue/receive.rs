@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use tokio::time::Instant;
 
-use super::{FlushTarget, ParkedWorker, Queue, QueueState, wake};
+use super::{Control, FlushTarget, ParkedWorker, Queue, QueueState, wake};
 use crate::engine::panics::discard;
 use crate::engine::reply::ReplySender;
 use crate::engine::schedule::Wants;
@@ -42,6 +42,8 @@ pub(crate) struct Received {
     pub(crate) closed: bool,
     /// The worker must poll its cancellation token.
     pub(crate) cancel_woken: bool,
+    /// Set if the users have changed it.
+    pub(crate) control: Option<Control>,
     /// Jobs left in the queue.
     pub(crate) queued: usize,
     /// The highest number of jobs that were queued recently.
@@ -80,6 +82,7 @@ impl<J, R> Queue<J, R> {
         let queued = state.jobs.len();
         state.peak.record(queued);
         state.accept_times.record(queued, now);
+        state.received_at = now;
         let requested = match flushing {
             true => None,
             false => state.take_flush_requests(&mut inbox.flush_replies),
@@ -94,17 +97,18 @@ impl<J, R> Queue<J, R> {
             limit = limit.min(bound);
         }
         let taken = state.take(limit, bound, inbox);
-        if self.cancel_on_drop {
+        if self.options.cancel_on_drop {
             let withdrawals = inbox.jobs.iter().filter_map(PendingJob::withdrawal);
             withdrawals.for_each(|withdrawal| withdrawal.set_pending(state.generation));
         }
         state.stats.take_up(inbox.jobs.len());
-        let wakers = state.admit_waiters(self.capacity);
+        let wakers = state.admit_waiters(self.options.capacity);
         let FlushTarget { ahead, reported } = state.current_flush;
         state.current_flush.reported = ahead;
         let received = Received {
             closed: state.closed,
             cancel_woken: mem::take(&mut state.cancel_woken),
+            control: mem::take(&mut state.control_changed).then_some(state.control),
             queued: state.jobs.len(),
             peak: state.peak.get(),
             taken: inbox.jobs.len(),
@@ -129,8 +133,9 @@ impl<J, R> Queue<J, R> {
                 || (!seen.flushing && !state.flush_requests.is_empty())
                 || (state.closed && !seen.closed)
                 || state.cancel_woken
+                || state.control_changed
                 || !state.withdrawn_pending.is_empty()
-                || state.satisfies(wants, self.capacity)
+                || state.satisfies(wants, self.options.capacity)
             {
                 drop(state);
                 discard([waker], None);
@@ -146,7 +151,7 @@ impl<J, R> Queue<J, R> {
             state.stride = stride;
             state.check_at = match wants {
                 _ if state.time_each => 0,
-                Some(wants) => wants.jobs.min(self.capacity - state.reserved),
+                Some(wants) => wants.jobs.min(self.options.capacity - state.reserved),
                 None => state.next_first(),
             };
             drop(state);
@@ -282,11 +287,22 @@ impl<J, R> QueueState<J, R> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::QueueOptions;
     use super::*;
+    use crate::settings::Settings;
 
     #[test]
     fn a_long_queue_leaves_no_memory() {
-        let queue = Queue::<u64, ()>::new(None, usize::MAX, false, false);
+        let queue = Queue::<u64, ()>::new(
+            QueueOptions {
+                name: None,
+                capacity: usize::MAX,
+                cancel_on_drop: false,
+                custom_storage: false,
+                weighs: false,
+            },
+            Settings::DEFAULT,
+        );
         let push = |count| {
             for job in 0..count {
                 assert!(matches!(queue.push(PendingJob::new(job, 0).0), Ok(None)));

@@ -63,12 +63,12 @@ impl<J, R> Reservation<J, R> {
         if state.closed {
             return ReservationStatus::Refused;
         }
-        if !state.has_room(self.queue.capacity) {
+        if !state.has_room(self.queue.options.capacity) {
             return ReservationStatus::Waiting(state.waiters.push(Waiter::Reservation(None)));
         }
         state.reserve();
         // With less room, what is queued may be all that the queue can hold.
-        let waker = state.check_worker(self.queue.capacity);
+        let waker = state.check_worker(self.queue.options.capacity);
         drop(state);
         waker.into_iter().for_each(wake);
         ReservationStatus::Reserved
@@ -80,11 +80,12 @@ impl<J, R> Reservation<J, R> {
         let mut state = self.queue.lock();
         state.reserved -= 1;
         if state.closed {
+            state.refusals.closed += 1;
             drop(state);
             job.refuse(self.queue.name());
             return Err(Closed);
         }
-        let waker = state.push(job, self.queue.capacity);
+        let waker = state.push(job, self.queue.options.capacity);
         drop(state);
         waker.into_iter().for_each(wake);
         Ok(())
@@ -113,7 +114,7 @@ impl<J, R> Drop for Reservation<J, R> {
             // Room was reserved, perhaps since its last poll.
             state.reserved -= 1;
         }
-        let wakers = state.admit_waiters(self.queue.capacity);
+        let wakers = state.admit_waiters(self.queue.options.capacity);
         drop(state);
         discard(left, None);
         wakers.into_iter().for_each(wake);

@@ -118,13 +118,15 @@ impl<J, R> Waiters<J, R> {
         }
     }
 
-    /// Refuses all waiters, and returns them.
-    pub(super) fn close(&mut self) -> impl Iterator<Item = Waiter<J, R>> + use<J, R> {
+    /// Refuses all waiters, and returns them and how many of them are jobs.
+    pub(super) fn close(&mut self) -> (impl Iterator<Item = Waiter<J, R>> + use<J, R>, usize) {
         self.gaps = 0;
         let entries = std::mem::take(&mut self.entries);
         let first = entries.front().map_or(self.next_id, |entry| entry.id);
         self.refused_from = Some(first);
-        entries.into_iter().filter_map(|entry| entry.waiter)
+        let is_job = |entry: &&WaiterEntry<J, R>| matches!(entry.waiter, Some(Waiter::Job(..)));
+        let jobs = entries.iter().filter(is_job).count();
+        (entries.into_iter().filter_map(|entry| entry.waiter), jobs)
     }
 }
 

@@ -57,7 +57,7 @@ impl<J: Send, R: Send> JobQueue for Queue<J, R> {
             return;
         }
         let removed = state.remove_withdrawn();
-        let mut wakers = state.admit_waiters(self.capacity);
+        let mut wakers = state.admit_waiters(self.options.capacity);
         // The worker recomputes its deadline, or drops what it holds.
         wakers.extend(state.unpark());
         drop(state);

@@ -1,0 +1,56 @@
+//! The options that can be changed while a micro-batcher runs.
+
+use std::time::Duration;
+
+use crate::error::BuildError;
+
+/// The options that [`reconfigure`](crate::MicroBatch::reconfigure) changes while a
+/// micro-batcher runs. Each is described at the method of
+/// [`MicroBatchBuilder`](crate::MicroBatchBuilder) of the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Settings {
+    /// How many jobs a batch holds at most. Default 3.
+    pub max_batch_size: usize,
+    /// How much the jobs of a batch weigh together at most; `usize::MAX` where there is
+    /// no weight function, whatever it is set to.
+    pub max_batch_weight: usize,
+    /// How long the first pending job waits at most. Default 1 s.
+    pub interval: Duration,
+    /// How many batches are processed side by side at most. Default 1.
+    pub max_in_flight: usize,
+    /// Whether to flush at once while no batch is in flight. Default false.
+    pub flush_when_idle: bool,
+    /// What a flush costs apart from its jobs. Default none; zero is the same as
+    /// `flush_when_idle`.
+    pub flush_cost: Option<Duration>,
+}
+
+impl Settings {
+    pub(crate) const DEFAULT: Self = Self {
+        max_batch_size: 3,
+        max_batch_weight: usize::MAX,
+        interval: Duration::from_secs(1),
+        max_in_flight: 1,
+        flush_when_idle: false,
+        flush_cost: None,
+    };
+
+    /// Returns the settings as they take effect, or the first that means nothing.
+    pub(crate) fn validated(mut self) -> Result<Self, BuildError> {
+        let options = [
+            ("max_batch_size", self.max_batch_size == 0),
+            ("interval", self.interval.is_zero()),
+            ("max_in_flight", self.max_in_flight == 0),
+            ("max_batch_weight", self.max_batch_weight == 0),
+        ];
+        if let Some((option, _)) = options.into_iter().find(|(_, zero)| *zero) {
+            return Err(BuildError::Zero(option));
+        }
+        if self.flush_cost.is_some_and(|cost| cost.is_zero()) {
+            self.flush_cost = None;
+            self.flush_when_idle = true;
+        }
+        Ok(self)
+    }
+}
