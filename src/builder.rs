@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::batch::{BatchContext, Hook};
 use crate::engine::panics::Shielded;
-use crate::engine::queue::{Queue, QueueOptions};
+use crate::engine::queue::{Queue, QueueOptions, SharedLimit};
 use crate::engine::schedule::Policy;
 use crate::engine::worker::Worker;
 use crate::error::BuildError;
@@ -66,6 +66,7 @@ pub struct MicroBatchBuilder<J, R, P, S = MemoryStorage<J, R>> {
     processor: P,
     policy: Policy,
     permits: Vec<Arc<Semaphore>>,
+    shared_limit: Option<Arc<SharedLimit>>,
     cancel_on_drop: bool,
     weigher: Option<Weigher<J>>,
     name: Option<Arc<str>>,
@@ -90,6 +91,7 @@ where
                 custom_storage: false,
             },
             permits: Vec::new(),
+            shared_limit: None,
             cancel_on_drop: false,
             weigher: None,
             name: None,
@@ -263,6 +265,14 @@ where
         self
     }
 
+    /// Shares limits with other micro-batchers: on batches in flight, by a permit after
+    /// the user's, and on accepted jobs.
+    pub(crate) fn share(mut self, permits: Arc<Semaphore>, limit: Arc<SharedLimit>) -> Self {
+        self.permits.push(permits);
+        self.shared_limit = Some(limit);
+        self
+    }
+
     /// Sets where pending jobs wait. Default [`MemoryStorage`], first in, first
     /// out.
     ///
@@ -277,6 +287,7 @@ where
                 ..self.policy
             },
             permits: self.permits,
+            shared_limit: self.shared_limit,
             cancel_on_drop: self.cancel_on_drop,
             weigher: self.weigher,
             name: self.name,
@@ -353,7 +364,7 @@ where
             custom_storage: policy.custom_storage,
             weighs: self.weigher.is_some(),
         };
-        let queue = Arc::new(Queue::new(options, policy.settings));
+        let queue = Queue::new(options, policy.settings).under(self.shared_limit);
         let context = BatchContext {
             processor: Shielded::new(self.processor),
             queue: Arc::clone(&queue),

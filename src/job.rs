@@ -49,13 +49,17 @@ impl<J, R> PendingJob<J, R> {
     /// Returns the job and the receiver of its reply.
     pub(crate) fn new(job: J, weight: usize) -> (Self, ReplyReceiver<R>) {
         let (reply, receiver) = reply::channel();
-        let pending = Self {
+        (Self::with_reply(job, weight, reply), receiver)
+    }
+
+    /// Returns a job that replies through this sender.
+    pub(crate) fn with_reply(job: J, weight: usize, reply: ReplySender<R>) -> Self {
+        Self {
             job,
             reply,
             weight,
             extra: origin(),
-        };
-        (pending, receiver)
+        }
     }
 
     /// Lets the job be withdrawn once it is accepted.

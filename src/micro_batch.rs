@@ -8,8 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::builder::MicroBatchBuilder;
 use crate::engine::panics::{Shielded, catch, discard};
-use crate::engine::queue::{Queue, Refusal, Reservation};
-use crate::engine::reply;
+use crate::engine::queue::{Queue, Refusal, Reservation, WaiterId};
+use crate::engine::reply::{self, ReplySender, send_all};
+use crate::engine::withdrawal::Withdrawal;
 use crate::engine::worker::Worker;
 use crate::error::{Closed, JobError, ShutdownTimeout, StartError, TrySubmitError};
 use crate::handle::{HandleParts, JobHandle};
@@ -433,7 +434,7 @@ impl<J, R> MicroBatch<J, R> {
         Reservation::new(&self.shared.queue)
     }
 
-    pub(crate) fn queue(&self) -> &Queue<J, R> {
+    pub(crate) fn queue(&self) -> &Arc<Queue<J, R>> {
         &self.shared.queue
     }
 
@@ -482,6 +483,33 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
         match reservation.push(job) {
             Ok(()) => handle.accepted(&self.shared.queue),
             Err(Closed) => JobHandle::refused(JobError::Closed),
+        }
+    }
+}
+
+impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
+    /// Submits a job that has room under the limit shared with other micro-batchers.
+    /// Returns its id if it waits for room in the queue, and what withdraws it.
+    pub(crate) fn submit_with_room(
+        &self,
+        job: J,
+        reply: ReplySender<R>,
+    ) -> Result<(Option<WaiterId>, Option<Arc<Withdrawal>>), JobError> {
+        let weight = match self.shared.weigh(&job) {
+            Ok(weight) => weight,
+            Err(error) => {
+                self.shared.queue.count_refused(&error);
+                send_all([(reply, Err(error.clone()))]);
+                discard([job], self.shared.queue.name());
+                return Err(error);
+            }
+        };
+        let mut job = PendingJob::with_reply(job, weight, reply);
+        let cancels = self.shared.queue.cancels_on_drop();
+        let withdrawal = cancels.then(|| job.withdrawable());
+        match self.shared.queue.push_with_room(job) {
+            Ok(waiter) => Ok((waiter, withdrawal)),
+            Err(Closed) => Err(JobError::Closed),
         }
     }
 }

@@ -58,8 +58,7 @@ pub struct BatchReport<'a> {
     /// How long the first pending job had waited since it was accepted: the first
     /// of this batch, unless the storage is one of your own and chose others.
     pub waited: Duration,
-    /// How long the processor took; under a [`Keyed`](crate::Keyed), with the wait
-    /// for its turn.
+    /// How long the processor took.
     pub took: Duration,
     /// Why it failed, if it did.
     pub error: Option<&'a JobError>,
@@ -107,6 +106,23 @@ pub struct Stats {
 /// The transitions of jobs and batches. Each keeps `accepted` the sum that is promised
 /// above; the gauge `queued` and its part of `accepted` are added when asked for.
 impl Stats {
+    /// Adds the numbers of another micro-batcher.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.accepted += other.accepted;
+        self.completed += other.completed;
+        self.failed += other.failed;
+        self.withdrawn += other.withdrawn;
+        self.withdrawn_waiting += other.withdrawn_waiting;
+        self.refused += other.refused;
+        self.abandoned += other.abandoned;
+        self.batches += other.batches;
+        self.waiting += other.waiting;
+        self.queued += other.queued;
+        self.pending += other.pending;
+        self.processing += other.processing;
+        self.in_flight += other.in_flight;
+    }
+
     /// The worker took jobs out of the queue.
     pub(crate) fn take_up(&mut self, jobs: usize) {
         self.accepted += jobs as u64;

@@ -10,7 +10,8 @@
 //! # Invariants
 //!
 //! - `jobs.len() - withdrawn + reserved <= capacity`.
-//! - There are waiters only while there is no room. So a caller that finds room
+//! - There are waiters only while there is no room, here or under the limit that is
+//!   shared with other queues. So a caller that finds room
 //!   overtakes no waiter, and freed room goes to the waiters first, under the same
 //!   lock.
 //! - Once `closed`, no job enters the queue and there are no waiters.
@@ -21,13 +22,14 @@
 mod accept_times;
 mod receive;
 mod reservation;
+mod shared_limit;
 mod waiters;
 mod withdraw;
 
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 
 use tokio::time::Instant;
@@ -45,6 +47,7 @@ use crate::settings::Settings;
 use accept_times::AcceptTimes;
 pub(crate) use receive::{Inbox, Received, Seen};
 pub(crate) use reservation::Reservation;
+pub(crate) use shared_limit::{LimitWaiter, SharedLimit};
 pub(crate) use waiters::WaiterId;
 use waiters::{Waiter, Waiters};
 pub(crate) use withdraw::JobQueue;
@@ -53,6 +56,7 @@ pub(crate) struct Queue<J, R> {
     options: QueueOptions,
     /// That of the settings, for callers that weigh a job.
     max_batch_weight: AtomicUsize,
+    shared_limit: Option<LimitMember>,
     state: CacheAligned<Mutex<QueueState<J, R>>>,
     /// Set before the end if a stop ran out of time.
     timeout: OnceLock<ShutdownTimeout>,
@@ -66,6 +70,20 @@ pub(crate) struct QueueOptions {
     pub(crate) custom_storage: bool,
     /// Jobs have weights.
     pub(crate) weighs: bool,
+}
+
+/// A queue under a limit that it shares with others.
+struct LimitMember {
+    limit: Arc<SharedLimit>,
+    /// The queue itself, to wait for room.
+    queue: Weak<dyn LimitWaiter>,
+}
+
+impl LimitMember {
+    /// Takes room for a waiter, which otherwise waits for it.
+    fn take_or_wait(&self, number: WaiterId) -> bool {
+        self.limit.take_or_wait(number, || self.queue.upgrade())
+    }
 }
 
 /// Keeps other data off its first cache line and off the next one, which some
@@ -174,6 +192,7 @@ impl<J, R> Queue<J, R> {
         Self {
             options,
             max_batch_weight: AtomicUsize::new(settings.max_batch_weight),
+            shared_limit: None,
             state: CacheAligned(Mutex::new(QueueState {
                 jobs: VecDeque::new(),
                 reserved: 0,
@@ -217,6 +236,10 @@ impl<J, R> Queue<J, R> {
         self.options.cancel_on_drop
     }
 
+    pub(crate) fn weighs(&self) -> bool {
+        self.options.weighs
+    }
+
     pub(crate) fn max_batch_weight(&self) -> usize {
         self.max_batch_weight.load(Ordering::Relaxed)
     }
@@ -236,7 +259,7 @@ impl<J, R> Queue<J, R> {
             state.refusals.closed += 1;
             return Err((Refusal::Closed, job));
         }
-        if !state.has_room(self.options.capacity) {
+        if !state.has_room(self.options.capacity) || !self.take_shared_room(&state) {
             state.refusals.full += 1;
             return Err((Refusal::Full, job));
         }
@@ -257,12 +280,62 @@ impl<J, R> Queue<J, R> {
             return Err(Closed);
         }
         if !state.has_room(self.options.capacity) {
-            return Ok(Some(state.waiters.push(Waiter::Job(job, None))));
+            return Ok(Some(self.wait(&mut state, job)));
+        }
+        if !self.take_shared_room(&state) {
+            let id = self.wait(&mut state, job);
+            // Has the first waiter wait for room under the shared limit.
+            let wakers = self.admit_waiters(&mut state);
+            drop(state);
+            wakers.into_iter().for_each(wake);
+            return Ok(Some(id));
         }
         let waker = state.push(job, self.options.capacity);
         drop(state);
         waker.into_iter().for_each(wake);
         Ok(None)
+    }
+
+    /// Puts the job into the queue, or among its waiters, on behalf of a waiter that has
+    /// room under the shared limit. Returns `Ok(None)` if the job has used it.
+    pub(crate) fn push_with_room(&self, job: PendingJob<J, R>) -> Result<Option<WaiterId>, Closed> {
+        let mut state = self.lock();
+        if state.closed {
+            state.refusals.closed += 1;
+            drop(state);
+            job.refuse(self.name());
+            return Err(Closed);
+        }
+        if !state.has_room(self.options.capacity) {
+            return Ok(Some(self.wait(&mut state, job)));
+        }
+        let waker = state.push(job, self.options.capacity);
+        drop(state);
+        waker.into_iter().for_each(wake);
+        Ok(None)
+    }
+
+    /// Puts the job among the waiters.
+    fn wait(&self, state: &mut QueueState<J, R>, job: PendingJob<J, R>) -> WaiterId {
+        let waiter = Waiter::Job(job, None);
+        match &self.shared_limit {
+            // In the order of all queues.
+            Some(member) => state.waiters.push_as(member.limit.next_number(), waiter),
+            None => state.waiters.push(waiter),
+        }
+    }
+
+    /// Takes room under the shared limit for a new job, unless others wait before it.
+    fn take_shared_room(&self, state: &QueueState<J, R>) -> bool {
+        let member = self.shared_limit.as_ref();
+        member.is_none_or(|member| state.waiters.len() == 0 && member.limit.try_take())
+    }
+
+    /// Frees the room of jobs that are in a batch now, or gone. Without the lock.
+    fn release_shared_room(&self, jobs: usize) {
+        if let Some(member) = self.shared_limit.as_ref().filter(|_| jobs > 0) {
+            member.limit.release(jobs);
+        }
     }
 
     /// Requests a flush of all jobs that were accepted so far.
@@ -339,7 +412,12 @@ impl<J, R> Queue<J, R> {
 
     /// Changes the counters; the methods of [`Stats`] are the transitions.
     pub(crate) fn count(&self, transition: impl FnOnce(&mut Stats)) {
-        transition(&mut self.lock().stats);
+        let mut state = self.lock();
+        let before = state.stats.pending;
+        transition(&mut state.stats);
+        let left = before - state.stats.pending;
+        drop(state);
+        self.release_shared_room(left);
     }
 
     /// Counts a job that is refused before it is pushed.
@@ -445,6 +523,70 @@ impl<J, R> Queue<J, R> {
     }
 }
 
+impl<J, R> Queue<J, R> {
+    /// Moves waiters into the room there is, and returns the wakers to wake.
+    fn admit_waiters(&self, state: &mut QueueState<J, R>) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        if state.waiters.len() > 0 && state.has_room(self.options.capacity) {
+            let now = Instant::now();
+            state.accept_times.record(state.jobs.len(), now);
+            while state.has_room(self.options.capacity) && self.take_room_of_waiter(state) {
+                wakers.extend(state.admit_waiter());
+            }
+            state.accept_times.record(state.jobs.len(), now);
+        }
+        wakers.extend(state.check_worker(self.options.capacity));
+        wakers
+    }
+
+    /// Takes room under the shared limit for the first waiter, if there is one.
+    fn take_room_of_waiter(&self, state: &QueueState<J, R>) -> bool {
+        let first = state.waiters.first();
+        first.is_some_and(|first| {
+            let member = self.shared_limit.as_ref();
+            member.is_none_or(|member| member.take_or_wait(first))
+        })
+    }
+}
+
+impl<J: Send + 'static, R: Send + 'static> Queue<J, R> {
+    /// Returns a queue that shares a limit on accepted jobs with others. Permits are not
+    /// counted.
+    pub(crate) fn under(mut self, limit: Option<Arc<SharedLimit>>) -> Arc<Self> {
+        let Some(limit) = limit else {
+            return Arc::new(self);
+        };
+        Arc::new_cyclic(|queue: &Weak<Self>| {
+            let queue = Weak::clone(queue) as Weak<dyn LimitWaiter>;
+            self.shared_limit = Some(LimitMember { limit, queue });
+            self
+        })
+    }
+}
+
+impl<J: Send, R: Send> LimitWaiter for Queue<J, R> {
+    fn admit(&self) -> bool {
+        let mut state = self.lock();
+        if state.waiters.len() == 0 || !state.has_room(self.options.capacity) {
+            return false;
+        }
+        let queued = state.jobs.len();
+        state.accept_times.record(queued, Instant::now());
+        let mut wakers: Vec<_> = state.admit_waiter().into_iter().collect();
+        wakers.extend(self.admit_waiters(&mut state));
+        drop(state);
+        wakers.into_iter().for_each(wake);
+        true
+    }
+
+    /// The queue refuses its waiters when it is closed itself.
+    fn refuse(&self) {}
+
+    fn is_job(&self) -> bool {
+        false
+    }
+}
+
 /// Wakes a task. The waker is foreign code if the task runs on another executor.
 fn wake(waker: Waker) {
     let _ = catch(|| waker.wake());
@@ -514,30 +656,18 @@ impl<J, R> QueueState<J, R> {
         self.unpark()
     }
 
-    /// Moves waiters into the room there is, and returns the wakers to wake.
-    fn admit_waiters(&mut self, capacity: usize) -> Vec<Waker> {
-        let mut wakers = Vec::new();
-        if self.waiters.len() > 0 && self.has_room(capacity) {
-            let now = Instant::now();
-            self.accept_times.record(self.jobs.len(), now);
-            while self.has_room(capacity) {
-                let waker = match self.waiters.pop() {
-                    None => break,
-                    Some(Waiter::Job(job, waker)) => {
-                        self.accept(job);
-                        waker
-                    }
-                    Some(Waiter::Reservation(waker)) => {
-                        self.reserve();
-                        waker
-                    }
-                };
-                wakers.extend(waker);
+    /// Moves the first waiter into the queue, and returns its waker.
+    fn admit_waiter(&mut self) -> Option<Waker> {
+        match self.waiters.pop()? {
+            Waiter::Job(job, waker) => {
+                self.accept(job);
+                waker
             }
-            self.accept_times.record(self.jobs.len(), now);
+            Waiter::Reservation(waker) => {
+                self.reserve();
+                waker
+            }
         }
-        wakers.extend(self.check_worker(capacity));
-        wakers
     }
 
     /// Takes the waker of the parked worker, which is to be woken once the lock is

@@ -8,6 +8,7 @@
 mod builder;
 mod key_map;
 mod processor;
+mod waiting_job;
 
 use std::error::Error;
 use std::fmt;
@@ -17,12 +18,16 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::panics::discard;
-use crate::error::{JobError, ShutdownTimeout, TrySubmitError};
+use crate::engine::queue::SharedLimit;
+use crate::error::{JobError, ReconfigureError, ShutdownTimeout, TrySubmitError};
 use crate::handle::JobHandle;
+use crate::report::Stats;
+use crate::settings::Settings;
 
 pub use builder::{KeyedBuilder, KeyedOptions};
 use key_map::{ActiveKey, Factory, KeyMap};
 pub use processor::{KeyedJob, PerKey};
+use waiting_job::WaitingJob;
 
 /// Groups jobs into batches that hold one key each: a tenant, a table, a shard.
 ///
@@ -146,7 +151,8 @@ where
     where
         P: KeyedProcessor<K, J, R>,
     {
-        Self::run(Self::builder(processor).factory(), &cancel)
+        let (make, limit) = Self::builder(processor).factory();
+        Self::run(make, limit, Settings::DEFAULT, false, &cancel)
     }
 
     /// Returns a builder with the default options.
@@ -157,30 +163,51 @@ where
         KeyedBuilder::new(processor)
     }
 
-    fn run(make: Factory<KeyedJob<K, J>, R>, cancel: &CancellationToken) -> Self {
-        let key_map = Arc::new(StopOnDrop(KeyMap::new(make, cancel)));
+    fn run(
+        make: Factory<KeyedJob<K, J>, R>,
+        limit: Arc<SharedLimit>,
+        settings: Settings,
+        weighs: bool,
+        cancel: &CancellationToken,
+    ) -> Self {
+        let key_map = KeyMap::new(make, limit, settings, weighs, cancel);
+        let key_map = Arc::new(StopOnDrop(key_map));
         Self { key_map }
     }
 
     /// Submits a job, and returns a handle that resolves to its result.
     ///
     /// It is as [`MicroBatch::submit`](crate::MicroBatch::submit), with a queue
-    /// for each key: a full queue holds up its own key only. If the hash or the
+    /// for each key: a full queue holds up its own key only. Beyond
+    /// [`queue_capacity_overall`](KeyedBuilder::queue_capacity_overall) it waits for room
+    /// over all keys. If the hash or the
     /// comparison of the key panics, the handle resolves as
     /// [`JobError::Panicked`].
     ///
     /// May be called from anywhere, also outside the runtime.
     pub fn submit(&self, key: K, job: J) -> JobHandle<R> {
-        match self.key_map.0.get_or_start(key) {
-            Ok(ActiveKey { micro_batch, guard }) => micro_batch.submit(KeyedJob::new(job, guard)),
-            Err(error) => {
-                discard([job], None);
-                JobHandle::refused(error)
+        let key_map = &self.key_map.0;
+        let found = key_map.id(key).and_then(|id| {
+            let active = key_map.find(&id)?;
+            Ok((id, active))
+        });
+        match found {
+            Ok((_, Some(ActiveKey { micro_batch, guard }))) => {
+                micro_batch.submit(KeyedJob::new(job, guard))
             }
+            Ok((id, None)) => WaitingJob::submit(key_map, id, job),
+            Err(error) => self.refuse(job, error),
         }
     }
 
-    /// Submits a job if the queue of its key has room for it now.
+    fn refuse(&self, job: J, error: JobError) -> JobHandle<R> {
+        self.key_map.0.count_refused();
+        discard([job], None);
+        JobHandle::refused(error)
+    }
+
+    /// Submits a job if the queue of its key has room for it now, and there is room over
+    /// all keys.
     ///
     /// # Errors
     ///
@@ -205,13 +232,23 @@ where
     /// # }
     /// ```
     pub fn try_submit(&self, key: K, job: J) -> Result<JobHandle<R>, TrySubmitError<J>> {
-        let ActiveKey { micro_batch, guard } = match self.key_map.0.get_or_start(key) {
-            Ok(active) => active,
-            Err(JobError::Closed) => return Err(TrySubmitError::Closed(job)),
-            Err(error) => {
-                discard([job], None);
-                return Ok(JobHandle::refused(error));
+        let key_map = &self.key_map.0;
+        let active = key_map.id(key).and_then(|id| match key_map.find(&id)? {
+            Some(active) => Ok(Some(active)),
+            None if key_map.limit().has_room() => key_map.get_or_start(id).map(Some),
+            None => Ok(None),
+        });
+        let ActiveKey { micro_batch, guard } = match active {
+            Ok(Some(active)) => active,
+            Ok(None) => {
+                key_map.count_refused();
+                return Err(TrySubmitError::Full(job));
             }
+            Err(JobError::Closed) => {
+                key_map.count_refused();
+                return Err(TrySubmitError::Closed(job));
+            }
+            Err(error) => return Ok(self.refuse(job, error)),
         };
         micro_batch
             .try_submit(KeyedJob::new(job, guard))
@@ -261,6 +298,63 @@ where
             key_map.0.close();
             key_map.0.wait_for_end().await
         }
+    }
+
+    /// Returns the settings of every key.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.key_map.0.settings()
+    }
+
+    /// Changes the settings of all keys, those to come as well, as
+    /// [`MicroBatch::reconfigure`](crate::MicroBatch::reconfigure) does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`MicroBatch::reconfigure`](crate::MicroBatch::reconfigure).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Keyed};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let processor = |_tenant: u8, jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
+    /// let tenants = Keyed::new_running(CancellationToken::new(), processor);
+    /// let now = tenants.reconfigure(|settings| settings.max_batch_size = 100)?;
+    /// assert_eq!(tenants.settings(), now);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn reconfigure(
+        &self,
+        change: impl FnOnce(&mut Settings),
+    ) -> Result<Settings, ReconfigureError> {
+        self.key_map.0.reconfigure(change)
+    }
+
+    /// Cuts no more batches of any key until [`resume`](Self::resume), as
+    /// [`MicroBatch::pause`](crate::MicroBatch::pause) does.
+    pub fn pause(&self) {
+        self.key_map.0.set_paused(true);
+    }
+
+    /// Ends a pause.
+    pub fn resume(&self) {
+        self.key_map.0.set_paused(false);
+    }
+
+    /// Returns whether batches are held back by [`pause`](Self::pause).
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.key_map.0.is_paused()
+    }
+
+    /// Returns counters and gauges of this moment, summed over all keys that have or had
+    /// jobs.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.key_map.0.stats()
     }
 
     /// Returns whether jobs are no longer accepted.

@@ -18,11 +18,12 @@ use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::panics::discard;
-use crate::error::{JobError, ShutdownTimeout, StartError, TrySubmitError};
+use crate::error::{JobError, ReconfigureError, ShutdownTimeout, StartError, TrySubmitError};
 use crate::handle::JobHandle;
 use crate::micro_batch::MicroBatch;
 use crate::processor::BatchProcessor;
 use crate::report::Stats;
+use crate::settings::Settings;
 
 pub use builder::{TrackedBuilder, TrackedOptions};
 pub use processor::{TrackedJob, Tracking};
@@ -292,6 +293,41 @@ where
     /// Once polled, the flush goes on by itself.
     pub fn flush(&self) -> impl Future<Output = ()> + Send + 'static + use<K, J, R> {
         self.micro_batch.flush()
+    }
+
+    /// Returns the settings that are in force.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.micro_batch.settings()
+    }
+
+    /// Changes any number of settings at once, as [`MicroBatch::reconfigure`] does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`MicroBatch::reconfigure`].
+    pub fn reconfigure(
+        &self,
+        change: impl FnOnce(&mut Settings),
+    ) -> Result<Settings, ReconfigureError> {
+        self.micro_batch.reconfigure(change)
+    }
+
+    /// Cuts no more batches until [`resume`](Self::resume), as [`MicroBatch::pause`]
+    /// does.
+    pub fn pause(&self) {
+        self.micro_batch.pause();
+    }
+
+    /// Ends a pause.
+    pub fn resume(&self) {
+        self.micro_batch.resume();
+    }
+
+    /// Returns whether batches are held back by [`pause`](Self::pause).
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.micro_batch.is_paused()
     }
 
     /// Returns whether the loop has been started and has not ended.

@@ -102,7 +102,7 @@ impl<J, R> Queue<J, R> {
             withdrawals.for_each(|withdrawal| withdrawal.set_pending(state.generation));
         }
         state.stats.take_up(inbox.jobs.len());
-        let wakers = state.admit_waiters(self.options.capacity);
+        let wakers = self.admit_waiters(&mut state);
         let FlushTarget { ahead, reported } = state.current_flush;
         state.current_flush.reported = ahead;
         let received = Received {
@@ -178,6 +178,8 @@ impl<J, R> Queue<J, R> {
         state.withdrawn_pending.clear();
         let jobs = state.stats.pending;
         state.stats.abandon_pending(jobs);
+        drop(state);
+        self.release_shared_room(jobs);
         jobs
     }
 
@@ -198,6 +200,7 @@ impl<J, R> Queue<J, R> {
         drop(state);
         discard(jobs, self.name());
         drop(flush_requests);
+        self.release_shared_room(abandoned);
         abandoned
     }
 }

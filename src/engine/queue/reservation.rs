@@ -114,7 +114,7 @@ impl<J, R> Drop for Reservation<J, R> {
             // Room was reserved, perhaps since its last poll.
             state.reserved -= 1;
         }
-        let wakers = state.admit_waiters(self.queue.options.capacity);
+        let wakers = self.queue.admit_waiters(&mut state);
         drop(state);
         discard(left, None);
         wakers.into_iter().for_each(wake);

@@ -61,13 +61,22 @@ impl<J, R> Waiters<J, R> {
     }
 
     pub(super) fn push(&mut self, waiter: Waiter<J, R>) -> WaiterId {
-        let id = self.next_id;
-        self.next_id += 1;
+        self.push_as(self.next_id, waiter)
+    }
+
+    /// Adds a waiter under an id that is higher than all before.
+    pub(super) fn push_as(&mut self, id: WaiterId, waiter: Waiter<J, R>) -> WaiterId {
+        self.next_id = id + 1;
         self.entries.push_back(WaiterEntry {
             id,
             waiter: Some(waiter),
         });
         id
+    }
+
+    /// The id of the first waiter.
+    pub(super) fn first(&self) -> Option<WaiterId> {
+        self.entries.front().map(|entry| entry.id)
     }
 
     /// Returns the status of a waiter that has not left.

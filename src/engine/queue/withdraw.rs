@@ -57,12 +57,13 @@ impl<J: Send, R: Send> JobQueue for Queue<J, R> {
             return;
         }
         let removed = state.remove_withdrawn();
-        let mut wakers = state.admit_waiters(self.options.capacity);
+        let mut wakers = self.admit_waiters(&mut state);
         // The worker recomputes its deadline, or drops what it holds.
         wakers.extend(state.unpark());
         drop(state);
         discard(removed, self.name());
         wakers.into_iter().for_each(wake);
+        self.release_shared_room(1);
     }
 }
 

@@ -26,13 +26,20 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::error;
 
 use crate::engine::panics::{Call, Shielded, catch, discard, trace};
-use crate::error::{BuildError, JobError, ShutdownTimeout, StartError};
+use crate::engine::queue::SharedLimit;
+use crate::error::{BuildError, JobError, ReconfigureError, ShutdownTimeout, StartError};
 use crate::micro_batch::MicroBatch;
+use crate::report::Stats;
+use crate::settings::Settings;
 use crate::wrappers::id_map::{Id, IdMap, Lookup, shrink};
 
 /// Its jobs are of type `J`; each must own the [`KeyGuard`] of its key.
 pub(super) struct KeyMap<K, J, R> {
     make: Shielded<Factory<J, R>>,
+    /// On the jobs of all keys.
+    limit: Arc<SharedLimit>,
+    /// The options have a weight function.
+    weighs: bool,
     hasher: RandomState,
     runtime: Handle,
     /// Stops all loops.
@@ -56,6 +63,11 @@ struct KeyMapState<K, J, R> {
     end_guard: Option<Arc<DropGuard>>,
     /// The sum over all loops.
     timeout: Option<ShutdownTimeout>,
+    /// Those of every key, also of keys to come.
+    settings: Settings,
+    paused: bool,
+    /// The numbers of micro-batchers that were removed, and of jobs refused here.
+    past: Stats,
 }
 
 struct KeyEntry<K, J, R> {
@@ -82,10 +94,75 @@ impl<K, J, R> KeyMap<K, J, R> {
         let _ = catch(|| self.stop.cancel());
         let end_guard = self.lock().end_guard.take();
         discard(end_guard, None);
+        self.limit.close();
     }
 
     pub(super) fn is_closed(&self) -> bool {
         self.stop.is_cancelled()
+    }
+
+    pub(super) fn settings(&self) -> Settings {
+        self.lock().settings
+    }
+
+    pub(super) fn reconfigure(
+        &self,
+        change: impl FnOnce(&mut Settings),
+    ) -> Result<Settings, ReconfigureError> {
+        let mut settings = self.settings();
+        change(&mut settings);
+        if self.is_closed() {
+            return Err(ReconfigureError::Closed);
+        }
+        let mut settings = settings.validated()?;
+        if !self.weighs {
+            settings.max_batch_weight = usize::MAX;
+        }
+        let mut state = self.lock();
+        state.settings = settings;
+        // Under the lock, so that of concurrent changes one wins for all keys. A closed
+        // loop needs none.
+        for micro_batch in state.loops.values() {
+            let _ = micro_batch.queue().reconfigure(settings);
+        }
+        Ok(settings)
+    }
+
+    pub(super) fn set_paused(&self, paused: bool) {
+        let mut state = self.lock();
+        state.paused = paused;
+        for micro_batch in state.loops.values() {
+            micro_batch.queue().set_paused(paused);
+        }
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.lock().paused && !self.is_closed()
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let state = self.lock();
+        let mut sum = state.past;
+        for micro_batch in state.loops.values() {
+            sum.add(&micro_batch.queue().stats());
+        }
+        drop(state);
+        sum.waiting += self.limit.waiting();
+        sum
+    }
+
+    pub(super) fn limit(&self) -> &SharedLimit {
+        &self.limit
+    }
+
+    /// Counts a job that left while it waited for room over all keys.
+    pub(super) fn count_left(&self) {
+        self.lock().past.withdraw_waiting();
+    }
+
+    /// Counts a job that is refused before it has a micro-batcher.
+    pub(super) fn count_refused(&self) {
+        self.lock().past.refused += 1;
     }
 
     pub(super) fn live_keys(&self) -> usize {
@@ -109,6 +186,10 @@ impl<K, J, R> KeyMap<K, J, R> {
     fn remove_loop(&self, number: u64) {
         let mut state = self.lock();
         let removed = state.loops.remove(&number);
+        if let Some(removed) = &removed {
+            let stats = removed.queue().stats();
+            state.past.add(&stats);
+        }
         shrink(&mut state.loops);
         drop(state);
         discard(removed, None);
@@ -145,10 +226,18 @@ where
     R: Send + 'static,
 {
     /// The loops will run on the current runtime.
-    pub(super) fn new(make: Factory<J, R>, cancel: &CancellationToken) -> Arc<Self> {
+    pub(super) fn new(
+        make: Factory<J, R>,
+        limit: Arc<SharedLimit>,
+        settings: Settings,
+        weighs: bool,
+        cancel: &CancellationToken,
+    ) -> Arc<Self> {
         let ended = CancellationToken::new();
         Arc::new(Self {
             make: Shielded::new(make),
+            limit,
+            weighs,
             hasher: RandomState::new(),
             runtime: Handle::current(),
             stop: cancel.child_token(),
@@ -159,20 +248,36 @@ where
                 next_number: 0,
                 end_guard: Some(Arc::new(ended.drop_guard())),
                 timeout: None,
+                settings,
+                paused: false,
+                past: Stats::default(),
             }),
         })
     }
 
-    /// Returns the key's micro-batcher. Makes and starts it if there is none.
-    pub(super) fn get_or_start(self: &Arc<Self>, key: K) -> Result<ActiveKey<K, J, R>, JobError> {
+    /// Hashes a key.
+    pub(super) fn id(&self, key: K) -> Result<Id<K>, JobError> {
         let key = Shielded::new(key);
         if self.is_closed() {
             return Err(JobError::Closed);
         }
-        let id = Id::new(&self.hasher, key).map_err(JobError::Panicked)?;
+        Id::new(&self.hasher, key).map_err(JobError::Panicked)
+    }
+
+    /// Returns the key's micro-batcher if there is one.
+    pub(super) fn find(&self, id: &Id<K>) -> Result<Option<ActiveKey<K, J, R>>, JobError> {
+        let lookup = id.lookup();
+        self.find_in(&self.lock(), &lookup)
+    }
+
+    /// Returns the key's micro-batcher. Makes and starts it if there is none.
+    pub(super) fn get_or_start(
+        self: &Arc<Self>,
+        id: Id<K>,
+    ) -> Result<ActiveKey<K, J, R>, JobError> {
         // Declared before the guards of the lock, so that it is dropped after them.
         let lookup = id.lookup();
-        let found = self.find(&self.lock(), &lookup)?;
+        let found = self.find_in(&self.lock(), &lookup)?;
         if let Some(found) = found {
             return Ok(found);
         }
@@ -191,7 +296,7 @@ where
             idle,
         };
         let mut state = self.lock();
-        let found = self.find(&state, &lookup);
+        let found = self.find_in(&state, &lookup);
         let end_guard = match (found, &state.end_guard) {
             (Ok(None), Some(end_guard)) => Arc::clone(end_guard),
             // Meanwhile another call has started the key, or all keys were stopped.
@@ -202,6 +307,9 @@ where
                 return found?.ok_or(JobError::Closed);
             }
         };
+        // It is not started, so this wakes nothing.
+        let _ = micro_batch.queue().reconfigure(state.settings);
+        micro_batch.queue().set_paused(state.paused);
         // `insert` alone would keep the id of the replaced entry.
         let replaced = state.keys.remove_entry(lookup.as_key());
         state.keys.insert(id.clone(), entry);
@@ -225,8 +333,7 @@ where
         Ok(ActiveKey { micro_batch, guard })
     }
 
-    /// Returns the key's micro-batcher if there is one.
-    fn find(
+    fn find_in(
         &self,
         state: &KeyMapState<K, J, R>,
         lookup: &Lookup<'_, K>,
@@ -310,6 +417,10 @@ struct LoopGuard<K, J, R> {
 impl<K, J, R> Drop for LoopGuard<K, J, R> {
     fn drop(&mut self) {
         self.key_map.remove_loop(self.number);
+        if self.key_map.is_closed() {
+            // The token was cancelled, and jobs may wait that have no loop.
+            self.key_map.limit.close();
+        }
     }
 }
 
@@ -364,9 +475,14 @@ mod tests {
             let echo = |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
             Ok(MicroBatch::new(echo))
         });
-        let key_map = KeyMap::new(make, &CancellationToken::new());
+        let limit = Arc::new(SharedLimit::new(usize::MAX));
+        let cancel = CancellationToken::new();
+        let key_map = KeyMap::new(make, limit, Settings::DEFAULT, false, &cancel);
         let guards: Vec<_> = (0..10_000)
-            .map(|key| key_map.get_or_start(key).unwrap().guard)
+            .map(|key| {
+                let id = key_map.id(key).unwrap();
+                key_map.get_or_start(id).unwrap().guard
+            })
             .collect();
         assert!(key_map.lock().keys.capacity() >= 10_000);
         assert!(key_map.lock().loops.capacity() >= 10_000);

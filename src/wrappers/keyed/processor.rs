@@ -3,13 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
-
 use super::KeyedProcessor;
 use super::key_map::KeyGuard;
 use crate::engine::panics::{Call, Shielded, catch, rethrow};
 use crate::processor::BatchProcessor;
-use crate::processor::in_order::InOrder;
 
 /// A job with its key, as the micro-batcher of one key of a [`Keyed`](super::Keyed),
 /// its weight function and its storage see it.
@@ -52,35 +49,12 @@ impl<K: fmt::Debug, J: fmt::Debug> fmt::Debug for KeyedJob<K, J> {
 
 /// The processor of a [`Keyed`](super::Keyed), as the micro-batcher of one key sees it.
 pub struct PerKey<P> {
-    shared: Arc<SharedProcessor<P>>,
-    /// The order of this key's batches.
-    order: InOrder,
+    processor: Arc<Shielded<P>>,
 }
 
 impl<P> PerKey<P> {
-    pub(super) fn new(shared: Arc<SharedProcessor<P>>) -> Self {
-        Self {
-            shared,
-            order: InOrder::new(),
-        }
-    }
-}
-
-/// The processor that all keys share.
-pub(super) struct SharedProcessor<P> {
-    processor: Shielded<P>,
-    /// One for each batch that is being processed, over all keys. The semaphore is fair,
-    /// so keys take turns.
-    permits: Semaphore,
-}
-
-impl<P> SharedProcessor<P> {
-    pub(super) fn new(processor: P, max_in_flight_overall: usize) -> Self {
-        let permits = max_in_flight_overall.min(Semaphore::MAX_PERMITS);
-        Self {
-            processor: Shielded::new(processor),
-            permits: Semaphore::new(permits),
-        }
+    pub(super) fn new(processor: Arc<Shielded<P>>) -> Self {
+        Self { processor }
     }
 }
 
@@ -97,23 +71,16 @@ where
         entries: Vec<KeyedJob<K, J>>,
     ) -> impl Future<Output = Result<Vec<R>, P::Error>> + Send {
         let guard = Arc::clone(&entries[0].guard);
-        let turn = self.order.enter();
+        let call = catch(|| guard.key().clone()).map(|key| {
+            let jobs = entries.into_iter().map(KeyedJob::into_job).collect();
+            Call::new(|| self.processor.process(key, jobs))
+        });
         async move {
-            // Moved in first, so that it is dropped after the permit: the key is not
-            // removed before this batch has ended, and a later micro-batcher of the key
-            // starts no batch before that.
-            let guard = guard;
-            // Of each key only the first batch waits for a permit at a time.
-            let turn = turn.await;
-            // The semaphore is never closed, so this is a permit.
-            let _permit = self.shared.permits.acquire().await;
-            let outcome = match catch(|| guard.key().clone()) {
-                Ok(key) => {
-                    let jobs = entries.into_iter().map(KeyedJob::into_job).collect();
-                    let call = Call::new(|| self.shared.processor.process(key, jobs));
-                    drop(turn);
-                    call.await
-                }
+            // Held to the end: the key is not removed before this batch is processed, and
+            // a later micro-batcher of the key starts no batch before that.
+            let _guard = guard;
+            let outcome = match call {
+                Ok(call) => call.await,
                 Err(message) => Err(message),
             };
             // The micro-batcher reports the panic.
