@@ -41,7 +41,7 @@ use std::time::Instant;
 use sources::{engine, error, job, report};
 use stateright::{Checker, Expectation, Model};
 
-use model::{Loop, Sights};
+use model::{Sights, WorkerModel};
 use rules::REASONS;
 use setup::Setup;
 use state::{Action, State};
@@ -97,7 +97,7 @@ fn main() -> ExitCode {
 
 /// Visits all states, and returns how many, and whether all properties hold.
 fn visit(setup: &Arc<Setup>, sights: &Arc<Sights>) -> (usize, bool) {
-    let model = Loop {
+    let model = WorkerModel {
         setup: Arc::clone(setup),
         sights: Arc::clone(sights),
     };
