@@ -95,16 +95,16 @@ async fn each_has_its_own_moment_of_acceptance() {
     }
 }
 
-/// Who stands in line is accepted when room is made, and its clock starts then.
+/// A waiter is accepted when room is made, and its clock starts then.
 #[tokio::test(start_paused = true)]
-async fn who_stood_in_line_is_timed_from_its_acceptance() {
+async fn a_waiter_is_timed_from_its_acceptance() {
     let (gate, reports) = (Gate::closed(), Reports::default());
     let batcher = run(slow(&gate, &reports, Duration::ZERO).queue_capacity(3));
     let mut handles = submit(&batcher, 0..3);
     settle().await;
     handles.extend(submit(&batcher, 3..6));
     settle().await;
-    // Three in the queue, and one in line until the second batch is cut.
+    // Three in the queue, and one waiter until the second batch is cut.
     handles.extend(submit(&batcher, 6..10));
     sleep(secs(5)).await;
     gate.pass(1);
@@ -160,7 +160,7 @@ async fn a_cost_is_waited_for_from_acceptance() {
     assert_eq!(waits(&reports), [4_000, 2_500].map(millis));
 }
 
-/// A clock that jumps while nobody looks moves nobody's acceptance.
+/// A clock that jumps while nothing is polled moves no accept time.
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_jumps_is_the_clock() {
     let (gate, reports) = (Gate::open(), Reports::default());

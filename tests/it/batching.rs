@@ -177,7 +177,7 @@ async fn a_hung_batch_holds_up_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_running_batch_does_not_delay_intake() {
+async fn a_running_batch_does_not_delay_acceptance() {
     let gate = Gate::closed();
     let batcher = run(MicroBatch::builder(gate.clone()).queue_capacity(4));
     let _running = submit(&batcher, 0..3);

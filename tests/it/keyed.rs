@@ -571,7 +571,7 @@ async fn dropping_the_last_one_stops_and_drains() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_has_one_deadline_for_all_keys_and_counts_what_it_gave_up() {
+async fn a_stop_has_one_deadline_for_all_keys_and_counts_what_it_abandoned() {
     let log = Log::default();
     let keyed = running(
         logged(&log)
@@ -607,10 +607,10 @@ async fn a_job_that_waits_for_room_is_refused_by_a_stop() {
     let keyed = running(logged(&log).options(|options| options.queue_capacity(1)));
     let first = keyed.submit("a", 1);
     let mut second = keyed.submit("a", 2);
-    assert!(second.accepted().now_or_never().is_none()); // in line
+    assert!(second.accepted().now_or_never().is_none()); // a waiter
     keyed.shutdown().await.unwrap();
     first.await.unwrap();
-    // The room may have come before the stop was heard of, or not.
+    // The room may have come before the stop was received, or not.
     match second.await {
         Ok(result) => assert_eq!(result, 2),
         Err(error) => assert!(matches!(error, JobError::Closed), "{error:?}"),
@@ -618,9 +618,9 @@ async fn a_job_that_waits_for_room_is_refused_by_a_stop() {
     assert_eq!(keyed.live_keys(), 0);
 }
 
-/// It is not in line, so no stop can refuse its job, nor need it wait.
+/// Its job is no waiter yet, so no stop can refuse it, nor need it wait.
 #[tokio::test(start_paused = true)]
-async fn a_handle_that_nobody_polls_does_not_hold_up_a_stop() {
+async fn a_handle_that_is_not_polled_does_not_hold_up_a_stop() {
     let log = Log::default();
     let keyed = running(logged(&log).options(|options| options.queue_capacity(1)));
     let first = keyed.submit("a", 1);
@@ -628,7 +628,7 @@ async fn a_handle_that_nobody_polls_does_not_hold_up_a_stop() {
     keyed.shutdown().await.unwrap();
     assert_eq!(first.await.unwrap(), 1);
     assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
-    assert_eq!(second.await.unwrap(), 2, "it stood in line, and got room");
+    assert_eq!(second.await.unwrap(), 2, "it waited, and got room");
     assert_eq!(keyed.live_keys(), 0);
 }
 
@@ -808,7 +808,7 @@ async fn jobs_of_keys_may_be_tracked() {
 }
 
 /// The loop of a key that falls idle ends, and its last batch is not quite over
-/// then. It once was given up where that took longer than a stop may.
+/// then. It once was abandoned where that took longer than a stop may.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_falls_idle_gives_its_last_batch_all_the_time() {
     fn block() {

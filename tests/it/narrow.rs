@@ -194,7 +194,7 @@ impl BatchStorage<u32, u32> for Stack {
     }
 }
 
-/// A stream in order looks at its first job alone. In a storage with an order of
+/// A stream in order waits for its first job alone. In a storage with an order of
 /// its own another may be in a batch while the first waits, and the stream, which
 /// held that its result would come by itself, waited for ever.
 #[tokio::test(start_paused = true)]

@@ -227,7 +227,7 @@ impl Options {
         match push {
             Push::Nothing if interval < PATIENCE => told = join_all(answers.drain(..)).await,
             Push::Nothing | Push::Flush => {
-                // Whoever waits in line is not meant by a flush, but moves up.
+                // A flush does not cover the waiters, but they are accepted then.
                 for _ in jobs {
                     batcher.flush().await;
                 }

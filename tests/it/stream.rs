@@ -202,7 +202,7 @@ async fn nothing_is_pulled_before_there_is_room() {
         assert!(poll(&mut results).is_pending());
         assert!(poll(&mut results).is_pending());
         assert_eq!(pulled.load(Ordering::Relaxed), 2);
-        assert_eq!(jobs.stats().waiting, 1); // polled twice, in line once
+        assert_eq!(jobs.stats().waiting, 1); // polled twice, one waiter
 
         start(&jobs);
         assert_eq!(all(results).await.len(), 10);
@@ -259,7 +259,7 @@ async fn a_slow_source_holds_no_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_consumer_holds_neither_room_nor_a_place_in_line() {
+async fn a_slow_consumer_holds_no_room_and_is_no_waiter() {
     for adaptor in ADAPTORS {
         let gate = Arc::new(Semaphore::new(0));
         let jobs = MicroBatch::builder(gated(&gate))
@@ -284,7 +284,7 @@ async fn a_slow_consumer_holds_neither_room_nor_a_place_in_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_place_in_line_is_kept_while_waiting() {
+async fn a_waiting_stream_keeps_its_turn() {
     for adaptor in ADAPTORS {
         let jobs = idle(1);
         let first = jobs.submit(100);
@@ -455,7 +455,7 @@ async fn once_closed_each_item_left_says_so() {
         let results = tokio::spawn(all(results));
         settle().await;
         assert_eq!(jobs.stats().waiting, 1);
-        // It waits for room, and hears that there will be none. The two that
+        // It waits for room, and is refused. The two that
         // were accepted are processed.
         start(&jobs);
         jobs.shutdown().await.expect("drained");
@@ -525,7 +525,7 @@ async fn stopping_at_the_first_error_leaves_the_source_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_it_leaves_the_line_and_what_was_accepted_is_processed() {
+async fn dropped_it_leaves_the_waiters_and_what_was_accepted_is_processed() {
     for adaptor in ADAPTORS {
         let jobs = idle(2);
         let mut results = adaptor(&jobs, stream::iter(0..10).boxed(), 10);
@@ -597,7 +597,7 @@ async fn a_panicking_source_spares_the_results_and_the_room() {
         let source = stream::iter(0..9).inspect(|item| assert!(*item < 2, "no item {item}"));
         let mut results = adaptor(&jobs, source.boxed(), 100);
         let panic = catch_unwind(AssertUnwindSafe(|| poll(&mut results)));
-        let panic = panic.expect_err("it reaches whoever polls");
+        let panic = panic.expect_err("it reaches the task that polls");
         assert_eq!(
             panic.downcast_ref::<String>().map(String::as_str),
             Some("no item 2")

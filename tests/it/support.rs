@@ -39,7 +39,7 @@ pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
     timeout(AGES, future).await.expect("resolves some day")
 }
 
-/// Polls once, and lets nobody be woken.
+/// Polls once, with a waker that wakes nothing.
 pub(crate) fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
 }
@@ -74,7 +74,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Builds and starts, with a token that nobody cancels.
+/// Builds and starts, with a token that is never cancelled.
 pub(crate) fn run<J, R, P, S>(builder: MicroBatchBuilder<J, R, P, S>) -> MicroBatch<J, R>
 where
     J: Send + 'static,

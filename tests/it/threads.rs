@@ -58,7 +58,7 @@ fn a_thread_outside_any_runtime_may_wait_for_its_result() {
 }
 
 #[test]
-fn a_thread_stands_in_line_like_a_task() {
+fn a_thread_waits_for_room_like_a_task() {
     let pool = pool();
     let batcher = idle(MicroBatch::builder(Gate::open()).queue_capacity(1));
     let first = batcher.submit(0);
@@ -72,7 +72,7 @@ fn a_thread_stands_in_line_like_a_task() {
 }
 
 #[test]
-fn a_thread_hears_of_every_end() {
+fn a_blocked_thread_gets_every_kind_of_error() {
     let batcher = idle(
         MicroBatch::builder(Gate::open())
             .queue_capacity(1)
@@ -183,7 +183,7 @@ fn a_runtime_that_is_not_driven_holds_things_up_and_loses_nothing() {
 }
 
 #[test]
-fn a_dropped_runtime_leaves_nobody_waiting() {
+fn a_dropped_runtime_leaves_no_caller_waiting() {
     for make in [pool, || {
         Builder::new_current_thread()
             .enable_time()
@@ -236,7 +236,7 @@ fn a_dropped_runtime_leaves_nobody_waiting() {
 }
 
 #[test]
-fn a_runtime_dropped_before_the_loop_was_polled_leaves_nobody_waiting() {
+fn a_runtime_dropped_before_the_loop_was_polled_leaves_no_caller_waiting() {
     let runtime = bare();
     let batcher = idle(MicroBatch::builder(Gate::open()));
     let handle = batcher.submit(0);
@@ -285,7 +285,7 @@ fn a_batch_that_blocks_its_thread_does_not_hold_up_a_stop() {
     }
     drop(release);
     drop(pool);
-    // The batch has ended by now, and nobody is told twice.
+    // The batch has ended by now, and no caller is told twice.
     assert!(reports.all().is_empty());
     assert_eq!(batcher.stats().abandoned, 5);
     assert_balanced(batcher.stats());
@@ -335,7 +335,7 @@ fn a_processor_is_gone_when_its_stop_is_done() {
 /// The loop ran on this thread and did not notice that the runtime was gone, and
 /// its tasks with it: it kept accepting, and what it accepted hung.
 #[test]
-fn a_loop_that_outlives_its_runtime_leaves_nobody_waiting() {
+fn a_loop_that_outlives_its_runtime_leaves_no_caller_waiting() {
     let pool = pool();
     let batcher = MicroBatch::builder(Gate::open()).interval(Duration::MAX);
     let batcher = idle(batcher.max_batch_size(2).max_in_flight(3));

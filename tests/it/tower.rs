@@ -115,7 +115,7 @@ fn readiness_is_room_in_the_queue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn polling_again_keeps_the_place_in_line() {
+async fn polling_again_keeps_the_turn() {
     let jobs = idle(1);
     let first = jobs.submit(1);
     let (mut one, mut two) = (jobs.clone(), jobs.clone());
@@ -138,7 +138,7 @@ async fn polling_again_keeps_the_place_in_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn submitters_and_services_stand_in_one_line() {
+async fn submitters_and_services_are_served_in_one_order() {
     let jobs = idle(1);
     let _first = jobs.submit(1);
     let mut before = jobs.submit(2);
@@ -193,7 +193,7 @@ fn a_clone_is_not_ready_because_the_original_is() {
 }
 
 #[test]
-fn a_dropped_service_gives_back_room_or_place() {
+fn a_dropped_service_gives_back_its_room_or_leaves() {
     let jobs = idle(1);
     let (mut ready, mut waiting, mut behind) = (jobs.clone(), jobs.clone(), jobs.clone());
     assert!(is_ready(&mut ready));
@@ -215,7 +215,7 @@ async fn the_last_service_dropped_ends_the_loop_although_it_was_ready() {
     let mut waiting = jobs.submit(7);
     assert!((&mut waiting).now_or_never().is_none());
     drop(jobs);
-    // Its room went to the next in line, who was drained.
+    // Its room went to the next waiter, which was drained.
     run.await.expect("no panic").expect("drained");
     assert_eq!(waiting.await.expect("done"), 7);
 }
@@ -227,9 +227,9 @@ async fn a_call_that_was_not_ready_submits() {
     let accepted = never_asked.call(1);
     assert_eq!(jobs.stats().accepted, 1);
 
-    let mut in_line = jobs.clone();
-    assert!(!is_ready(&mut in_line));
-    let waiting = in_line.call(2);
+    let mut waiting_service = jobs.clone();
+    assert!(!is_ready(&mut waiting_service));
+    let waiting = waiting_service.call(2);
     assert_eq!(
         jobs.stats().waiting,
         1,
@@ -324,7 +324,7 @@ async fn a_failed_batch_is_its_callers_error_and_leaves_the_service_ready() {
 
 #[test]
 fn a_job_may_hold_the_micro_batcher_it_goes_to() {
-    // A place in line by value would make this type infinite.
+    // A reservation by value would make this type infinite.
     struct Job {
         _again: Option<MicroBatch<Job, ()>>,
     }
@@ -360,7 +360,7 @@ async fn concurrency_limit_limits_what_is_on_its_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn timeout_gives_up_the_answer_and_nothing_else() {
+async fn timeout_loses_the_answer_and_nothing_else() {
     let gate = Arc::new(Semaphore::new(0));
     let jobs = MicroBatch::builder(gated(&gate))
         .build_running(CancellationToken::new())
@@ -740,9 +740,9 @@ async fn batches_are_called_in_order_while_several_are_in_flight() {
     }
 }
 
-/// One that is given up before its service is ready lets the next one through.
+/// One that times out before its service is ready lets the next one through.
 #[tokio::test(start_paused = true)]
-async fn a_batch_that_is_given_up_gives_up_its_turn() {
+async fn a_batch_that_times_out_passes_its_turn_on() {
     let permits = Arc::new(Semaphore::new(0));
     let bulk = ServiceProcessor::new(Bulk::new(&permits));
     let limited = BatchProcessorExt::<u64, u64>::timeout(bulk, Duration::from_secs(1));
@@ -831,7 +831,7 @@ async fn a_service_may_panic_wherever_it_is_dropped() {
             .max_batch_size(2)
             .build_running(CancellationToken::new())
             .expect("valid");
-        // Two batches, so that the turn is seen to be given up.
+        // Two batches, so that the turn is seen to be passed on.
         for _ in 0..2 {
             for result in jobs.submit_all([LIVE, LIVE].map(Bomb)).await {
                 match (kind, result) {

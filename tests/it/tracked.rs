@@ -290,9 +290,9 @@ async fn a_job_gets_room_where_it_waits_for_it() {
     assert_eq!(seen(tracked.status("e")), Done(1));
 }
 
-/// A handle that is not polled is not in line, so submitting must not poll it.
+/// A job becomes a waiter in `submit`, before its handle is polled.
 #[tokio::test(start_paused = true)]
-async fn submitting_stands_in_line() {
+async fn submit_makes_the_job_a_waiter() {
     let gate = Gate::open();
     let tracked = gated(&gate).options(|options| options.queue_capacity(1));
     let tracked = tracked.build().unwrap();
@@ -372,9 +372,9 @@ async fn a_refused_job_leaves_no_trace() {
 }
 
 /// The weight function may ask for the status, or submit: it runs within a
-/// submission, whose id is claimed and not yet to be seen.
+/// submission, whose id is reserved and not yet to be seen.
 #[tokio::test(start_paused = true)]
-async fn a_claim_is_not_seen_and_can_be_joined() {
+async fn a_reserved_id_is_not_seen_and_can_be_joined() {
     type Shared = Arc<Mutex<Option<Tracked<&'static str, u32, u32>>>>;
     let shared = Shared::default();
     let inside = Arc::clone(&shared);
@@ -491,7 +491,7 @@ async fn retention_ends_by_age() {
     assert_eq!(gate.batches(), [[1], [2]]);
 }
 
-/// Its memory may still be held, but nobody finds it.
+/// Its memory may still be held, but it is not found.
 #[tokio::test(start_paused = true)]
 async fn what_is_too_old_cannot_be_forgotten() {
     let tracked = running(gated(&Gate::open()).retain_for(Duration::from_millis(1)));
@@ -626,16 +626,15 @@ async fn a_job_that_the_storage_drops_is_found_abandoned() {
     }
 }
 
-/// A result with its place in the order of all, of which somebody counts how
-/// many there are.
+/// A result with its position in the order of all, counted while it exists.
 #[derive(Clone)]
 struct Counted {
     job: usize,
-    place: usize,
+    position: usize,
     _token: Arc<()>,
 }
 
-/// No update may be lost, whoever reads and writes at the same time, and what
+/// No update may be lost with readers and writers at the same time, and what
 /// is held must stay within the retention.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn writers_and_readers_at_once_lose_nothing_and_pile_up_nothing() {
@@ -649,7 +648,7 @@ async fn writers_and_readers_at_once_lose_nothing_and_pile_up_nothing() {
     let tracked = Tracked::builder(move |jobs: Vec<usize>| {
         let results = jobs.into_iter().map(|job| Counted {
             job,
-            place: places.fetch_add(1, Ordering::SeqCst),
+            position: places.fetch_add(1, Ordering::SeqCst),
             _token: Arc::clone(&made),
         });
         let results = results.collect();
@@ -668,7 +667,7 @@ async fn writers_and_readers_at_once_lose_nothing_and_pile_up_nothing() {
 
     // A thread may be held up for as long as it takes to finish hundreds of
     // jobs. So what is not found must have been pushed out by others: by about
-    // as many as are retained, for readers move what they look at to the front.
+    // as many as are retained, for readers move what they read to the front.
     let may_be_gone = {
         let finished = Arc::clone(&finished);
         move |place| finished.load(Ordering::SeqCst) - place >= RETAINED / 2
@@ -697,7 +696,7 @@ async fn writers_and_readers_at_once_lose_nothing_and_pile_up_nothing() {
                         Some(JobStatus::Completed(result)) => {
                             let result = result.unwrap();
                             assert_eq!(result.job, id);
-                            since = Some(result.place);
+                            since = Some(result.position);
                             3
                         }
                     };
@@ -720,8 +719,10 @@ async fn writers_and_readers_at_once_lose_nothing_and_pile_up_nothing() {
                 let result = tracked.submit(id, id).await.unwrap();
                 assert_eq!(result.job, id);
                 match tracked.status(&id) {
-                    Some(JobStatus::Completed(Ok(found))) => assert_eq!(found.place, result.place),
-                    None => assert!(may_be_gone(result.place), "{id} was lost"),
+                    Some(JobStatus::Completed(Ok(found))) => {
+                        assert_eq!(found.position, result.position)
+                    }
+                    None => assert!(may_be_gone(result.position), "{id} was lost"),
                     other => panic!("{:?}", seen(other.map(|_| JobStatus::Completed(Ok(()))))),
                 }
             }
@@ -774,9 +775,9 @@ async fn an_id_that_many_submit_at_once_is_processed_once() {
     assert_eq!(processed.load(Ordering::SeqCst), 300);
 }
 
-/// Asking for a live job again and again, and giving up, must not pile up.
+/// Asking for a live job again and again, and dropping the handle, must not pile up.
 #[tokio::test(start_paused = true)]
-async fn those_who_gave_up_cost_nothing() {
+async fn dropped_handles_of_a_live_job_cost_nothing() {
     let gate = Gate::shut();
     let tracked = running(gated(&gate));
     let handle = tracked.submit("a", 1);

@@ -1,7 +1,7 @@
 //! Users' code that panics under a decorator: in the drop, clone, hash or
 //! comparison of a job, in the drop or clone of a result, in an error, a
-//! predicate or a backoff. At most the batch at hand fails, nobody is told that
-//! what was processed has failed, and nothing aborts.
+//! predicate or a backoff. At most the batch at hand fails, no caller is told
+//! that what was processed has failed, and nothing aborts.
 
 use std::hash::{Hash, Hasher};
 use std::pin::Pin;
@@ -175,7 +175,7 @@ async fn results_stand_whatever_the_drop_of_the_future_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_that_panics_when_it_is_given_up_has_run_out_of_time() {
+async fn a_batch_that_panics_when_dropped_at_its_timeout_has_run_out_of_time() {
     let sleepy = |jobs: Vec<Bomb>| async move {
         if jobs[0].1 == At::Drop {
             std::future::pending::<()>().await;
@@ -281,7 +281,7 @@ async fn results_of_a_wrong_number_may_panic_when_bisect_drops_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn results_may_panic_when_a_search_is_given_up() {
+async fn results_may_panic_when_a_search_ends_early() {
     // Has the results of the first half, and hangs with the second.
     let half = |jobs: Vec<u32>| async move {
         match jobs[..] {
@@ -371,7 +371,7 @@ async fn a_job_that_cannot_be_hashed_or_compared_equals_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_drop_of_equal_jobs_hurts_nobody() {
+async fn the_drop_of_equal_jobs_fails_no_other() {
     let batcher = batcher(4, numbers.coalesce());
     let jobs = (0..4).map(|_| Bomb(1, At::Drop));
     assert_eq!(good(&batcher, jobs).await, [1; 4]);
@@ -540,7 +540,7 @@ mod retry {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_batch_given_up_in_its_pause_may_panic_in_every_drop() {
+    async fn a_batch_dropped_in_its_pause_may_panic_in_every_drop() {
         let retried = once(|| Touchy::Drop).retry(pauses(At::Drop));
         let batcher = batcher(2, retried.timeout(Duration::from_millis(500)));
         let jobs = [1, 2].map(|job| Bomb(job, At::DropOfOriginal));

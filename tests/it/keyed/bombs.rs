@@ -2,7 +2,7 @@
 //! fail of it, and no other; no key is lost and no caller panics.
 //!
 //! Once a key whose hash panicked while its processor panicked aborted the
-//! process: it was looked up in a drop.
+//! process: it was hashed in a drop.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -144,7 +144,7 @@ async fn a_clone_that_panics_gives_the_turn_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drop_that_panics_hurts_nobody_wherever_it_is() {
+async fn a_drop_that_panics_fails_no_other_job() {
     let fuse = Fuse::default();
     let keyed = keyed(&fuse, Then::Answers);
     fuse.arm(Place::Drop);

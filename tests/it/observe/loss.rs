@@ -180,9 +180,9 @@ async fn a_storage_that_drops_jobs_is_one_warning() {
     warnings.assert_one(90);
 }
 
-/// Jobs that their callers gave up are not lost.
+/// Jobs that were withdrawn are not lost.
 #[tokio::test(start_paused = true)]
-async fn jobs_that_were_given_up_are_no_warning() {
+async fn withdrawn_jobs_are_no_warning() {
     let (warnings, _guard) = Warnings::start();
     let gate = Gate::closed();
     let batcher = run(rows(&gate).cancel_on_drop(true));

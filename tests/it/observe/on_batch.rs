@@ -151,7 +151,7 @@ async fn it_may_use_the_batcher() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_does_not_see_a_batch_that_was_given_up() {
+async fn it_does_not_see_a_batch_that_was_abandoned() {
     let reports = Reports::default();
     let batcher = run(MicroBatch::builder(Gate::closed()).on_batch(reports.hook()));
     let _handles = submit(&batcher, 0..3);

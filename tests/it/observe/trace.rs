@@ -320,7 +320,7 @@ async fn a_failed_batch_is_one_error_with_its_cause() {
     }
 }
 
-/// An error that panics when it is shown, as it is only where somebody listens.
+/// An error that panics when it is shown, as it is only where a subscriber listens.
 #[derive(Debug)]
 struct Mute;
 
@@ -385,7 +385,7 @@ async fn jobs_themselves_are_not_logged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_event_about_a_job_that_nobody_has_taken_has_the_name() {
+async fn the_event_about_a_job_without_a_worker_has_the_name() {
     let (capture, _guard) = Capture::start();
     let batcher = MicroBatch::builder(|_: Vec<Bomb>| async { Ok::<Vec<()>, String>(Vec::new()) });
     let batcher = idle(batcher.name("words").max_batch_size(1));
@@ -410,7 +410,7 @@ async fn every_event_about_a_panic_has_the_name() {
         })
         .name("words")
     };
-    // A result that nobody takes, too many results, and a hook.
+    // A result without a handle, too many results, and a hook.
     let batcher = run(named(1).on_batch(|_| panic!("hook")));
     drop(batcher.submit(1));
     soon(batcher.shutdown()).await.expect("drains");

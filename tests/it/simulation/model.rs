@@ -490,8 +490,8 @@ impl Model<'_> {
 
     /// No job waits without a reason: while a slot is free and time passes, the
     /// jobs there are make no full batch, none of them has waited for the
-    /// interval, nor all of them together for the cost of a flush, and nobody
-    /// has asked for them.
+    /// interval, nor all of them together for the cost of a flush, and no flush
+    /// was requested.
     fn waiting(&mut self) {
         let options = &self.scenario.options;
         let seen = self.seen;

@@ -3,7 +3,7 @@
 //! processed twice, and no caller panics.
 //!
 //! Once an id whose hash panicked while its processor panicked aborted the
-//! process: it was looked up in a drop.
+//! process: it was hashed in a drop.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -101,7 +101,7 @@ async fn one_at_submit_fails_that_submit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_at_a_look_up_is_not_known() {
+async fn one_at_a_status_lookup_is_not_known() {
     for place in [Place::Hash, Place::Eq, Place::Borrow] {
         let fuse = Fuse::default();
         let (tracked, _) = tracked(&fuse, false);
@@ -222,7 +222,7 @@ impl Drop for Copied {
 }
 
 /// Results are dropped where retention ends, which is in the cache, and where
-/// nobody waits for a copy.
+/// no caller waits for a copy.
 #[tokio::test(start_paused = true)]
 async fn a_retained_result_whose_drop_panics_hurts_no_other() {
     let dropped = Arc::new(AtomicUsize::new(0));
@@ -305,7 +305,7 @@ async fn a_waker_that_panics_leaves_the_others_their_answers() {
     assert_eq!(tracked.stats().completed, 1);
 }
 
-/// Joining an id once dropped the replies of those who had given up under the
+/// Joining an id once dropped the replies of callers that had left under the
 /// lock of the table, and with a reply may go the last of the task that waited,
 /// which may ask the table in its own drop.
 #[test]
