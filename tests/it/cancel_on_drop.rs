@@ -3,17 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use microbatch::{BatchProcessor, FlushReason, JobHandle, MicroBatch, MicroBatchBuilder};
+use microbatch::{BatchProcessor, FlushReason, JobHandle, MicroBatch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::support::{
-    Gate, Reports, assert_balanced, millis, results, run, secs, settle, soon, submit,
+    Gate, Reports, assert_balanced, cancelling, millis, results, run, secs, settle, soon, submit,
 };
-
-fn cancelling(gate: &Gate) -> MicroBatchBuilder<u32, u32, impl BatchProcessor<u32, u32> + use<>> {
-    MicroBatch::builder(gate.clone()).cancel_on_drop(true)
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_job_whose_handle_is_dropped_is_left_out_and_its_neighbours_are_not() {

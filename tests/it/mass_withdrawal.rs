@@ -9,59 +9,15 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use microbatch::{
-    BatchProcessor, BatchStorage, CancellationToken, JobHandle, MicroBatch, MicroBatchBuilder,
-    PendingJob,
-};
+use microbatch::{CancellationToken, JobHandle, MicroBatch};
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::support::{
-    Gate, assert_balanced, idle, millis, results, run, secs, settle, soon, submit,
+    Gate, Stack, assert_balanced, cancelling, idle, millis, results, run, secs, settle, soon,
+    submit,
 };
-
-fn cancelling(gate: &Gate) -> MicroBatchBuilder<u32, u32, impl BatchProcessor<u32, u32> + use<>> {
-    MicroBatch::builder(gate.clone()).cancel_on_drop(true)
-}
-
-/// Newest first, and no more than so many at once.
-struct Stack<J> {
-    jobs: Vec<PendingJob<J, J>>,
-    most: usize,
-}
-
-impl<J> Stack<J> {
-    fn of_at_most(most: usize) -> Self {
-        Self {
-            jobs: Vec::new(),
-            most,
-        }
-    }
-}
-
-impl<J: Send + 'static> BatchStorage<J, J> for Stack<J> {
-    fn len(&self) -> usize {
-        self.jobs.len()
-    }
-
-    fn append(&mut self, job: PendingJob<J, J>) {
-        if self.jobs.len() < self.most {
-            self.jobs.push(job);
-        }
-    }
-
-    fn take(&mut self, max_jobs: usize, max_weight: usize) -> Vec<PendingJob<J, J>> {
-        let mut room = max_weight;
-        let fits = self.jobs.iter().rev().take(max_jobs).take_while(|job| {
-            let fits = job.weight() <= room;
-            room = room.saturating_sub(job.weight());
-            fits
-        });
-        let kept = self.jobs.len() - fits.count();
-        self.jobs.drain(kept..).rev().collect()
-    }
-}
 
 /// Withdrawn jobs used to count towards the size of a batch until it was cut, so ten
 /// batches of one were made where one of ten was due.

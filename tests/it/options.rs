@@ -307,7 +307,8 @@ impl Options {
     }
 }
 
-/// Lets everything happen that can happen by now.
+/// Lets everything happen that can happen by now. The fuzz target includes this file
+/// alone, so nothing of `support` can be used here.
 async fn settle() {
     for _ in 0..200 {
         tokio::task::yield_now().await;

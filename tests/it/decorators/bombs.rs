@@ -4,15 +4,13 @@
 //! that what was processed has failed, and nothing aborts.
 
 use std::hash::{Hash, Hasher};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
 use microbatch::{BatchProcessorExt, Elapsed, JobError, MicroBatch};
 
 use super::{batcher, cause};
-use crate::support::soon;
+use crate::support::{Explosive, soon};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
@@ -78,23 +76,6 @@ async fn numbers(jobs: Vec<Bomb>) -> Result<Vec<u32>, String> {
     let numbers = jobs.iter().map(|job| job.0).collect();
     jobs.into_iter().for_each(std::mem::forget);
     Ok(numbers)
-}
-
-/// A future that has its results at once, and panics when it is dropped.
-struct Explosive(Option<Vec<u32>>);
-
-impl Future for Explosive {
-    type Output = Result<Vec<u32>, String>;
-
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(Ok(self.0.take().expect("polled once")))
-    }
-}
-
-impl Drop for Explosive {
-    fn drop(&mut self) {
-        assert!(thread::panicking(), "drop of the future");
-    }
 }
 
 /// An error that panics when it is dropped, or when it is boxed.
