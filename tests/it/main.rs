@@ -27,6 +27,7 @@ mod idle;
 mod interval;
 mod keyed;
 mod large;
+mod layout;
 mod loops;
 mod mass_withdrawal;
 mod narrow;
