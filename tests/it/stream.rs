@@ -442,7 +442,7 @@ async fn a_stop_before_the_start_abandons_what_was_accepted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_loop_leaves_no_item_unanswered() {
+async fn an_aborted_loop_leaves_no_item_unanswered() {
     for adaptor in ADAPTORS {
         let gate = Arc::new(Semaphore::new(2));
         let jobs = MicroBatch::builder(gated_echo(&gate))

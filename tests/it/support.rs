@@ -425,6 +425,7 @@ impl StartLog {
         let log = lock(&self.0);
         let swaps = log.windows(2).filter(|pair| pair[0] > pair[1]).count();
         assert_eq!((swaps, log.len()), (0, jobs as usize));
+        assert!(log.iter().copied().eq(0..jobs), "{log:?}");
     }
 
     /// Has the processor, which writes this log, process many batches.
@@ -437,6 +438,20 @@ impl StartLog {
         assert!(results.iter().all(Result::is_ok));
         self.assert_in_order(BATCHES);
     }
+}
+
+/// How many of the jobs, from the first, are within the limits of a batch.
+pub(crate) fn fitting<'a, J: 'a, R: 'a>(
+    jobs: impl Iterator<Item = &'a PendingJob<J, R>>,
+    max_jobs: usize,
+    max_weight: usize,
+) -> usize {
+    let mut room = max_weight;
+    let fits = jobs.take(max_jobs).map_while(|job| {
+        room = room.checked_sub(job.weight())?;
+        Some(())
+    });
+    fits.count()
 }
 
 /// A storage that gives the newest job first, and refuses jobs beyond a limit.
@@ -466,13 +481,8 @@ impl<J: Send + 'static> BatchStorage<J, J> for Stack<J> {
     }
 
     fn take(&mut self, max_jobs: usize, max_weight: usize) -> Vec<PendingJob<J, J>> {
-        let mut room = max_weight;
-        let fits = self.jobs.iter().rev().take(max_jobs).take_while(|job| {
-            let fits = job.weight() <= room;
-            room = room.saturating_sub(job.weight());
-            fits
-        });
-        let kept = self.jobs.len() - fits.count();
+        let fits = fitting(self.jobs.iter().rev(), max_jobs, max_weight);
+        let kept = self.jobs.len() - fits;
         self.jobs.drain(kept..).rev().collect()
     }
 }

@@ -124,7 +124,7 @@ async fn open(socket: &Path) -> anyhow::Result<Client> {
     let mut config = Config::new();
     config.host_path(socket).user("postgres").dbname("postgres");
     let (client, connection) = config.connect(NoTls).await?;
-    // Ends with the client; its errors reach whoever waits for an answer.
+    // Ends with the client; its errors reach the callers that wait for an answer.
     tokio::spawn(connection);
     Ok(client)
 }
@@ -227,7 +227,7 @@ enum Kind {
 }
 
 impl Table {
-    /// A connection that nobody uses; there is one where no more batches are
+    /// A connection that is not in use; there is one where no more batches are
     /// in flight than there are connections.
     async fn free(&self) -> MutexGuard<'_, Connection> {
         let free = self.connections.iter().find_map(|one| one.try_lock().ok());

@@ -18,6 +18,7 @@ enum At {
     Clone,
     Drop,
     /// Clones are harmless and have harmless clones.
+    #[cfg_attr(not(feature = "retry"), allow(dead_code))]
     DropOfOriginal,
     /// The original is harmless.
     DropOfClone,

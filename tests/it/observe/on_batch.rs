@@ -123,7 +123,7 @@ async fn it_is_told_why_a_batch_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_called_once_per_batch_before_its_callers_hear() {
+async fn it_is_called_once_per_batch_before_the_replies() {
     let reports = Reports::default();
     let batcher = run(MicroBatch::builder(Gate::open()).on_batch(reports.hook()));
     for turn in 1..5 {
