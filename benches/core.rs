@@ -41,7 +41,7 @@ fn idle() -> MicroBatch<u64, u64> {
     batcher.expect("valid options")
 }
 
-/// Accepting a job; nobody takes it up.
+/// Accepting a job; no worker receives it.
 fn submit(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("submit");
     group.throughput(Throughput::Elements(JOBS));

@@ -25,10 +25,6 @@ fn slow(
     MicroBatch::builder(processor).on_batch(reports.hook())
 }
 
-fn waits(reports: &Reports) -> Vec<Duration> {
-    reports.all().iter().map(|report| report.waited).collect()
-}
-
 /// Of seven jobs behind a long batch the last was timed when the loop came to it:
 /// it waited for the interval once more, and its report said that it had not.
 #[tokio::test(start_paused = true)]
@@ -42,7 +38,7 @@ async fn who_waits_behind_a_batch_has_waited_when_it_ends() {
         [secs(0), secs(0), secs(10), secs(10), secs(20)]
     );
     assert_eq!(
-        waits(&reports),
+        reports.waits(),
         [secs(0), secs(0), secs(10), secs(10), secs(20)]
     );
 
@@ -57,7 +53,7 @@ async fn who_waits_behind_a_batch_has_waited_when_it_ends() {
     results(seven).await;
     assert_eq!(gate.times(), [secs(0), secs(10), secs(10), secs(10)]);
     let waited = secs(10) - millis(1);
-    assert_eq!(waits(&reports), [secs(0), waited, waited, waited]);
+    assert_eq!(reports.waits(), [secs(0), waited, waited, waited]);
 }
 
 /// The same with jobs that came one after the other, in each kind of place.
@@ -90,21 +86,21 @@ async fn each_has_its_own_moment_of_acceptance() {
         let times = &gate.times()[first..];
         let expected = [1_500, 1_500, 1_500, 2_000].map(millis);
         assert_eq!(times, expected, "{weighed} {cancel} {in_flight}");
-        let waited = &waits(&reports)[first..];
+        let waited = &reports.waits()[first..];
         assert_eq!(waited, [1_400, 1_100, 800, 1_000].map(millis));
     }
 }
 
-/// Who stands in line is accepted when room is made, and its clock starts then.
+/// A waiter is accepted when room is made, and its clock starts then.
 #[tokio::test(start_paused = true)]
-async fn who_stood_in_line_is_timed_from_its_acceptance() {
+async fn a_waiter_is_timed_from_its_acceptance() {
     let (gate, reports) = (Gate::closed(), Reports::default());
     let batcher = run(slow(&gate, &reports, Duration::ZERO).queue_capacity(3));
     let mut handles = submit(&batcher, 0..3);
     settle().await;
     handles.extend(submit(&batcher, 3..6));
     settle().await;
-    // Three in the queue, and one in line until the second batch is cut.
+    // Three in the queue, and one waiter until the second batch is cut.
     handles.extend(submit(&batcher, 6..10));
     sleep(secs(5)).await;
     gate.pass(1);
@@ -113,7 +109,7 @@ async fn who_stood_in_line_is_timed_from_its_acceptance() {
     results(handles).await;
     let times: Vec<_> = gate.times().iter().map(Duration::as_secs).collect();
     assert_eq!(times, [0, 5, 10, 10]);
-    let waited: Vec<_> = waits(&reports).iter().map(Duration::as_secs).collect();
+    let waited: Vec<_> = reports.waits().iter().map(Duration::as_secs).collect();
     assert_eq!(waited, [0, 5, 10, 5]);
 }
 
@@ -135,7 +131,7 @@ async fn a_flush_leaves_the_clocks_behind_it_alone() {
     results(handles).await;
     assert_eq!(gate.batches(), [vec![0, 1, 2], vec![3], vec![4, 5]]);
     assert_eq!(gate.times(), [0, 900, 1_300].map(millis));
-    assert_eq!(waits(&reports), [0, 900, 1_000].map(millis));
+    assert_eq!(reports.waits(), [0, 900, 1_000].map(millis));
 }
 
 /// What the jobs have waited together counts from their acceptance as well.
@@ -157,10 +153,10 @@ async fn a_cost_is_waited_for_from_acceptance() {
     gate.pass(9);
     results(handles).await;
     assert_eq!(gate.times(), [4_000, 7_500].map(millis));
-    assert_eq!(waits(&reports), [4_000, 2_500].map(millis));
+    assert_eq!(reports.waits(), [4_000, 2_500].map(millis));
 }
 
-/// A clock that jumps while nobody looks moves nobody's acceptance.
+/// A clock that jumps while nothing is polled moves no accept time.
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_jumps_is_the_clock() {
     let (gate, reports) = (Gate::open(), Reports::default());
@@ -170,5 +166,5 @@ async fn a_clock_that_jumps_is_the_clock() {
     advance(secs(60)).await;
     results(handles).await;
     assert_eq!(gate.times(), [secs(60) + millis(1)]);
-    assert_eq!(waits(&reports), [secs(60) + millis(1)]);
+    assert_eq!(reports.waits(), [secs(60) + millis(1)]);
 }

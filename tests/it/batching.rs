@@ -112,7 +112,7 @@ async fn as_many_batches_run_side_by_side_as_allowed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_place_that_falls_free_is_taken_at_once() {
+async fn a_batch_starts_as_soon_as_another_has_ended() {
     let gate = Gate::closed();
     let batcher = run(MicroBatch::builder(gate.clone()).max_in_flight(2));
     let _handles = submit(&batcher, 0..9);
@@ -177,7 +177,7 @@ async fn a_hung_batch_holds_up_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_running_batch_does_not_delay_intake() {
+async fn a_running_batch_does_not_delay_acceptance() {
     let gate = Gate::closed();
     let batcher = run(MicroBatch::builder(gate.clone()).queue_capacity(4));
     let _running = submit(&batcher, 0..3);

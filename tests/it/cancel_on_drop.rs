@@ -3,17 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use microbatch::{BatchProcessor, FlushReason, JobHandle, MicroBatch, MicroBatchBuilder};
+use microbatch::{BatchProcessor, FlushReason, JobHandle, MicroBatch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::support::{
-    Gate, Reports, assert_balanced, millis, results, run, secs, settle, soon, submit,
+    Gate, Reports, assert_balanced, cancelling, millis, results, run, secs, settle, soon, submit,
 };
-
-fn cancelling(gate: &Gate) -> MicroBatchBuilder<u32, u32, impl BatchProcessor<u32, u32> + use<>> {
-    MicroBatch::builder(gate.clone()).cancel_on_drop(true)
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_job_whose_handle_is_dropped_is_left_out_and_its_neighbours_are_not() {
@@ -106,7 +102,7 @@ async fn a_job_is_withdrawn_wherever_it_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bulk_that_is_given_up_withdraws_all_its_jobs() {
+async fn a_dropped_submit_all_withdraws_all_its_jobs() {
     let gate = Gate::open();
     let batcher = run(cancelling(&gate)
         .interval(Duration::MAX)
@@ -130,10 +126,10 @@ async fn jobs_are_withdrawn_at_a_stop_too() {
     assert_eq!(reports.reasons(), [FlushReason::Shutdown]);
 }
 
-/// The dead were left out after the cut, and nothing took their place: ten batches
+/// Withdrawn jobs were left out after the cut, and no other jobs put in: ten batches
 /// of one.
 #[tokio::test(start_paused = true)]
-async fn a_batch_is_cut_from_those_who_still_wait() {
+async fn a_batch_is_cut_from_jobs_that_are_not_withdrawn() {
     for (rounds, size) in [(10, 10), (100, 50)] {
         let (gate, reports) = (Gate::open(), Reports::default());
         let batcher = run(cancelling(&gate)
@@ -159,9 +155,9 @@ async fn a_batch_is_cut_from_those_who_still_wait() {
     }
 }
 
-/// A queue full of the dead said `Full` to the living, and kept their data.
+/// A queue full of withdrawn jobs refused others as `Full`, and kept their data.
 #[tokio::test(start_paused = true)]
-async fn who_gives_up_leaves_room_and_no_memory() {
+async fn withdrawn_jobs_leave_room_and_no_memory() {
     let data = Arc::new(());
     let gate = Gate::closed();
     let processor = gate.clone();
@@ -198,7 +194,7 @@ async fn who_gives_up_leaves_room_and_no_memory() {
 }
 
 /// Arrivals at twice the capacity, each caller with patience for a service and a
-/// half: batches were of the dead, with 1.1 of the living each. This is how a service
+/// half: batches were of withdrawn jobs, with 1.1 others each. This is how a service
 /// that is slow for a minute stays down for an hour.
 #[tokio::test(start_paused = true)]
 async fn an_overloaded_processor_works_for_those_who_still_wait() {

@@ -1,5 +1,5 @@
-//! Crowds before a small queue: hundreds of thousands stand in line, and each
-//! costs what one alone would. A cost that grew with the crowd would never end.
+//! Crowds before a small queue: hundreds of thousands of waiters, each of
+//! which costs what one alone would. A cost that grew with the crowd would never end.
 
 use std::task::Poll;
 use std::thread;
@@ -43,8 +43,8 @@ fn assert_all_done(batcher: &MicroBatch<u32, u32>, completed: u32) {
     );
 }
 
-/// A loop over the handles is what everybody writes first. Where waiting was up
-/// to the handle, those not yet awaited did not even stand in line.
+/// A loop over the handles is what most users write first. Where waiting was up
+/// to the handle, those not yet awaited were not even waiters.
 #[tokio::test(start_paused = true)]
 async fn a_crowd_is_collected_from_either_end() {
     for reversed in [false, true] {
@@ -90,24 +90,24 @@ async fn a_crowd_is_collected_by_the_combinators() {
     assert_all_done(&batcher, 2 * CROWD);
 }
 
-/// Who gives up in the middle of the line leaves a gap, and a line that closed
-/// each at once would move all who stand behind.
+/// A waiter that leaves in the middle leaves a gap, and closing each gap at once
+/// would move all waiters behind it.
 #[tokio::test(start_paused = true)]
 async fn half_a_crowd_may_go_in_any_order() {
     let mut chance = chance();
     let gate = Gate::open();
     let batcher = before(&gate);
     let mut handles: Vec<_> = (0..CROWD).zip(submit(&batcher, 0..CROWD)).collect();
-    let mut left_in_line = 0;
+    let mut left_waiting = 0;
     for _ in 0..CROWD / 2 {
         let at = chance(u32::try_from(handles.len()).expect("few")) as usize;
         let (job, handle) = handles.swap_remove(at);
         drop(handle);
-        left_in_line += u64::from(job >= 100);
+        left_waiting += u64::from(job >= 100);
     }
     let stats = batcher.stats();
-    assert_eq!(stats.withdrawn_waiting, left_in_line);
-    assert_eq!(stats.waiting as u64, u64::from(CROWD) - 100 - left_in_line);
+    assert_eq!(stats.withdrawn_waiting, left_waiting);
+    assert_eq!(stats.waiting as u64, u64::from(CROWD) - 100 - left_waiting);
     assert_balanced(stats);
 
     let mut kept: Vec<_> = handles.iter().map(|(job, _)| *job).collect();
@@ -120,8 +120,8 @@ async fn half_a_crowd_may_go_in_any_order() {
     assert_all_done(&batcher, u32::try_from(kept.len()).expect("few"));
 }
 
-/// One line for jobs and reservations alike: nobody may be passed over by a
-/// mixture of both, nor by those who only try.
+/// One order for jobs and reservations alike: no waiter may be passed over by a
+/// mixture of both, nor by `try_submit`.
 #[tokio::test(start_paused = true)]
 async fn jobs_and_reservations_are_served_in_one_order() {
     const MIXED: u32 = 20_000;
@@ -157,8 +157,8 @@ async fn jobs_and_reservations_are_served_in_one_order() {
     );
     let (reserved, submitted) = soon(futures::future::join(reserving, results(handles))).await;
     assert_eq!(reserved.len() + submitted.len(), MIXED as usize);
-    // A permit is used when its task runs, so only those who came with their jobs
-    // are in the order of the line.
+    // A permit is used when its task runs, so only waiting jobs are in the order
+    // of the waiters.
     let order = gate.batches().concat();
     let jobs = order.iter().filter(|job| **job % 2 == 0);
     assert!(jobs.copied().eq((0..MIXED).step_by(2)));
@@ -166,9 +166,9 @@ async fn jobs_and_reservations_are_served_in_one_order() {
 }
 
 /// `select!` and timeouts poll a handle, leave it and come back, from one task
-/// or another: neither the place in line nor the result may be lost by it.
+/// or another: neither its turn nor the result may be lost by it.
 #[tokio::test(start_paused = true)]
-async fn a_crowd_that_looks_in_now_and_then_keeps_its_places() {
+async fn a_crowd_that_polls_now_and_then_keeps_its_order() {
     const FEW: u32 = 20_000;
     let gate = Gate::closed();
     let batcher = before(&gate);
@@ -205,7 +205,7 @@ async fn a_crowd_that_goes_once_it_is_accepted_is_served() {
     assert_all_done(&batcher, FEW);
 }
 
-/// A stop tells all in line at once, whatever they were doing there.
+/// A stop refuses all waiters at once, whatever they wait with.
 #[tokio::test(start_paused = true)]
 async fn a_stop_refuses_a_crowd() {
     const WAITING: u32 = 100_000;
@@ -238,7 +238,7 @@ async fn a_stop_refuses_a_crowd() {
     assert_eq!(stats.withdrawn_waiting, 0, "they were refused first");
 }
 
-/// From threads each caller's own jobs keep their order, through the line as well.
+/// From threads each caller's own jobs keep their order, as waiters too.
 #[test]
 fn a_crowd_of_threads_is_served_thread_by_thread_in_order() {
     const EACH: u32 = 20_000;
@@ -284,10 +284,10 @@ fn a_crowd_of_threads_is_served_thread_by_thread_in_order() {
     assert_all_done(&batcher, 4 * EACH);
 }
 
-/// Room is freed many times while the line is long, and who tries just then must
-/// not be the one to get it.
+/// Room is freed many times while there are many waiters, and a `try_submit` just
+/// then must not get it.
 #[tokio::test(start_paused = true)]
-async fn who_only_tries_never_overtakes_the_line() {
+async fn try_submit_never_overtakes_a_waiter() {
     let gate = Gate::closed();
     let batcher = before(&gate);
     let handles = submit(&batcher, 0..5_000);
@@ -297,7 +297,7 @@ async fn who_only_tries_never_overtakes_the_line() {
         while trying.stats().waiting > 0 {
             assert!(trying.try_submit(u32::MAX).is_err());
             tries += 1;
-            assert!(tries < 1_000_000, "the line does not move");
+            assert!(tries < 1_000_000, "no waiter is served");
             tokio::task::yield_now().await;
         }
     });
@@ -307,7 +307,7 @@ async fn who_only_tries_never_overtakes_the_line() {
             tokio::task::yield_now().await;
         }
     }
-    soon(tries).await.expect("nobody overtook");
+    soon(tries).await.expect("none overtook");
     results(handles).await;
     assert!(gate.batches().concat().into_iter().eq(0..5_000));
 }

@@ -71,7 +71,7 @@ async fn a_panic_before_the_future_fails_its_batch_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn too_few_results_are_given_to_nobody() {
+async fn too_few_results_fail_the_whole_batch() {
     for error in answers_to(Fate::Short).await {
         let JobError::ResultCount { expected, actual } = error else {
             panic!("{error:?}");
@@ -81,7 +81,7 @@ async fn too_few_results_are_given_to_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn too_many_results_are_given_to_nobody() {
+async fn too_many_results_fail_the_whole_batch() {
     for error in answers_to(Fate::Long).await {
         let JobError::ResultCount { expected, actual } = error else {
             panic!("{error:?}");
@@ -157,7 +157,7 @@ async fn a_failure_leaves_the_batches_beside_it_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_that_nobody_waits_for_is_counted() {
+async fn a_failure_without_handles_is_counted() {
     let batcher = fated();
     drop(submit(&batcher, [Fate::Panic, Fate::Answer(1)]));
     soon(batcher.flush()).await;

@@ -28,7 +28,7 @@ fn fated() -> MicroBatchBuilder<Fate, u32, impl BatchProcessor<Fate, u32>> {
 /// ultra-batch hands out results by position without counting them: a query
 /// that finds no row for one key gives every caller behind it another's row.
 #[tokio::test(start_paused = true)]
-async fn nobody_gets_another_callers_row() {
+async fn no_caller_gets_the_row_of_another() {
     let batcher = run(MicroBatch::builder(|keys: Vec<u32>| async move {
         let rows = keys.into_iter().filter(|key| *key != 2);
         Ok::<Vec<u32>, String>(rows.collect())
@@ -207,10 +207,10 @@ async fn a_caller_that_goes_away_does_not_break_its_neighbours() {
     }
 }
 
-/// In ultra-batch, batchy and scuffle-batching a job runs though nobody waits
-/// for it any more, and there is no way to have it otherwise.
+/// In ultra-batch, batchy and scuffle-batching a job runs though no caller
+/// waits for it any more, and there is no way to have it otherwise.
 #[tokio::test(start_paused = true)]
-async fn a_job_that_nobody_waits_for_need_not_run() {
+async fn a_job_whose_handle_is_dropped_need_not_run() {
     let gate = Gate::open();
     let batcher = run(through(&gate).cancel_on_drop(true));
     drop(batcher.submit(0));
@@ -218,7 +218,7 @@ async fn a_job_that_nobody_waits_for_need_not_run() {
     assert_eq!(gate.batches(), [[1, 2]]);
 }
 
-/// The shutdown of batch-aint-one waits while its intake stays open, so under
+/// The shutdown of batch-aint-one waits while its queue stays open, so under
 /// load it waits for ever.
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_does_not_keep_accepting() {
@@ -240,7 +240,7 @@ async fn a_shutdown_does_not_keep_accepting() {
 }
 
 /// ultra-batch has no shutdown; when its process ends, so do the jobs.
-/// batchy drains, and nobody can wait for it.
+/// batchy drains, and no caller can wait for it.
 #[tokio::test(start_paused = true)]
 async fn when_a_shutdown_returns_everything_is_processed() {
     let batcher = run(MicroBatch::builder(|jobs: Vec<u32>| async move {
@@ -297,7 +297,7 @@ fn a_dropped_runtime_is_an_answer() {
     ));
 }
 
-/// "Why did it flush?" Nobody's metrics tell, and most have none.
+/// "Why did it flush?" No other batcher's metrics tell, and most have none.
 #[tokio::test(start_paused = true)]
 async fn a_user_can_see_why_it_flushed() {
     let reports = Reports::default();
@@ -410,7 +410,7 @@ async fn no_tick_comes_at_once_or_in_a_burst() {
     assert_eq!(gate.batches(), [vec![0], vec![1, 2, 3]]);
 }
 
-/// A loop that awaits its processor inside a `select!` arm hears of a
+/// A loop that awaits its processor inside a `select!` arm sees a
 /// cancellation when the batch is done, if ever.
 #[tokio::test(start_paused = true)]
 async fn a_cancellation_does_not_wait_for_the_batch() {

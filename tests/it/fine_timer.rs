@@ -7,27 +7,16 @@ use std::thread;
 use std::time::Duration;
 
 use microbatch::{FlushReason, JobHandle, MicroBatch};
-use tokio::runtime::{Builder, Runtime};
 use tokio::task::yield_now;
 use tokio::time;
 
-use crate::support::{Counted, Gate, Polls, Reports, idle, millis, results, run, submit};
+use crate::support::{
+    Counted, Gate, Polls, Reports, bare_runtime, idle, millis, results, run, settle_now, submit,
+};
 
 /// The longest that Tokio's timer does not keep, so that a test can do a thing or
 /// two before it is over.
 const INTERVAL: Duration = Duration::from_micros(999);
-
-/// A runtime without a timer.
-fn bare() -> Runtime {
-    Builder::new_current_thread().build().expect("a runtime")
-}
-
-/// Lets everything happen that can happen by now.
-async fn settle() {
-    for _ in 0..100 {
-        yield_now().await;
-    }
-}
 
 /// Awaits every handle, without a deadline: there may be no timer for it, and a
 /// paused clock would jump to it.
@@ -39,17 +28,17 @@ async fn await_all(handles: Vec<JobHandle<u32>>) {
 
 /// How often the loop is polled while a timer left over would go off.
 async fn later_polls(polls: &Polls) -> usize {
-    settle().await;
+    settle_now().await;
     let before = polls.get();
     thread::sleep(INTERVAL * 10);
-    settle().await;
+    settle_now().await;
     polls.get() - before
 }
 
 #[test]
 fn an_interval_below_a_millisecond_needs_no_timer_of_the_runtime() {
     let (gate, reports) = (Gate::open(), Reports::default());
-    bare().block_on(async {
+    bare_runtime().block_on(async {
         let batcher = run(MicroBatch::builder(gate.clone())
             .interval(INTERVAL)
             .on_batch(reports.hook()));
@@ -65,7 +54,7 @@ fn an_interval_below_a_millisecond_needs_no_timer_of_the_runtime() {
 #[test]
 fn so_does_a_flush_cost_below_a_millisecond() {
     let reports = Reports::default();
-    bare().block_on(async {
+    bare_runtime().block_on(async {
         let batcher = run(MicroBatch::builder(Gate::open())
             .interval(Duration::MAX)
             .flush_cost(INTERVAL)
@@ -78,7 +67,7 @@ fn so_does_a_flush_cost_below_a_millisecond() {
 
 #[test]
 fn nothing_is_set_while_nothing_is_pending() {
-    bare().block_on(async {
+    bare_runtime().block_on(async {
         let batcher = idle(MicroBatch::builder(Gate::open()).interval(INTERVAL));
         let (start, polls) = Counted::new(batcher.start(Default::default()));
         tokio::spawn(start);

@@ -105,7 +105,7 @@ async fn a_refusal_is_remembered() {
     assert!(matches!(handle.await, Err(JobError::Closed)));
 }
 
-/// Whoever asks before awaiting must not be kept asking for ever.
+/// A caller that polls `is_finished` before awaiting must not do so for ever.
 #[tokio::test(start_paused = true)]
 async fn a_handle_that_was_never_awaited_is_finished_once_it_can_only_be_refused() {
     let batcher = idle(MicroBatch::builder(Gate::open()).queue_capacity(1));

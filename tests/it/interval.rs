@@ -13,10 +13,6 @@ fn large(gate: &Gate) -> MicroBatchBuilder<u32, u32, impl BatchProcessor<u32, u3
     MicroBatch::builder(gate.clone()).max_batch_size(100)
 }
 
-fn waits(reports: &Reports) -> Vec<Duration> {
-    reports.all().iter().map(|report| report.waited).collect()
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_lone_job_waits_the_whole_interval() {
     let (gate, reports) = (Gate::open(), Reports::default());
@@ -213,7 +209,7 @@ async fn the_interval_counts_from_acceptance_also_behind_a_busy_batch() {
     results(handles).await;
     assert_eq!(gate.batches(), [vec![0, 1, 2], vec![3, 4, 5], vec![6]]);
     assert_eq!(gate.times(), [Duration::ZERO, secs(10), secs(10)]);
-    assert_eq!(waits(&reports), [Duration::ZERO, secs(10), secs(10)]);
+    assert_eq!(reports.waits(), [Duration::ZERO, secs(10), secs(10)]);
 }
 
 /// Each job that may become the first of its batch is timed by itself.
@@ -234,5 +230,5 @@ async fn jobs_queued_up_one_by_one_wait_for_their_own_interval() {
     results(handles).await;
     let times = [0, 5, 5, 12].map(secs);
     assert_eq!(gate.times(), times);
-    assert_eq!(waits(&reports), [0, 5, 4, 8].map(secs));
+    assert_eq!(reports.waits(), [0, 5, 4, 8].map(secs));
 }

@@ -5,7 +5,7 @@ mod flush;
 mod keys;
 mod order;
 
-pub(crate) use keys::{Fuse, Key, Place, on_a_small_stack};
+pub(crate) use keys::{Fuse, Key, Place};
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,14 +22,9 @@ use tokio::runtime::Handle;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
-const SECOND: Duration = Duration::from_secs(1);
+use crate::support::settle_now;
 
-/// Lets every task run until all of them wait for time to pass.
-async fn settle() {
-    for _ in 0..100 {
-        yield_now().await;
-    }
-}
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Processes for a second of virtual time, and notes what was processed when.
 #[derive(Clone, Default)]
@@ -229,7 +224,7 @@ async fn a_flooded_key_holds_another_up_by_one_batch_at_most() {
             .options(|options| options.queue_capacity(10_000).flush_when_idle(true)),
     );
     let flood: Vec<_> = (0..3000).map(|n| keyed.submit("flooded", n)).collect();
-    settle().await;
+    settle_now().await;
     let mut worst = Duration::ZERO;
     for n in 0..50 {
         sleep(Duration::from_millis(u64::from(n) * 37)).await;
@@ -257,7 +252,7 @@ async fn flooded_keys_get_equal_shares_and_a_quiet_one_waits_for_a_round() {
     for (key, jobs) in FLOODED.into_iter().zip([3000, 600, 300, 3000, 900]) {
         handles.extend((0..jobs).map(|n| keyed.submit(key, n)));
     }
-    settle().await;
+    settle_now().await;
     let mut worst = Duration::ZERO;
     for n in 0..30 {
         let start = Instant::now();
@@ -303,7 +298,7 @@ async fn keys_that_fall_idle_leave_nothing_behind() {
     }
     // The loops of the last wave end in their own time.
     for _ in 0..50 {
-        settle().await;
+        settle_now().await;
     }
     assert_eq!(Arc::strong_count(&token), 1, "keys are still held");
     assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
@@ -374,9 +369,9 @@ async fn a_full_queue_holds_up_its_own_key_alone() {
     let keyed =
         running(logged(&log).options(|options| options.max_batch_size(1).queue_capacity(1)));
     let mut accepted = vec![keyed.submit("a", 0)];
-    settle().await; // in flight
+    settle_now().await; // in flight
     accepted.push(keyed.submit("a", 1));
-    settle().await; // pending
+    settle_now().await; // pending
     accepted.push(keyed.submit("a", 2)); // queued
     assert_eq!(
         keyed.try_submit("a", 3).unwrap_err(),
@@ -387,7 +382,7 @@ async fn a_full_queue_holds_up_its_own_key_alone() {
     drop(waiting); // withdrawn
     assert_eq!(keyed.try_submit("b", 5).unwrap().await.unwrap(), 5);
     join_all(accepted).await;
-    settle().await;
+    settle_now().await;
     assert_eq!(log.jobs_of("a"), [0, 1, 2]);
     assert_eq!(keyed.live_keys(), 0);
 }
@@ -400,7 +395,7 @@ async fn withdrawn_jobs_let_their_key_go() {
     assert_eq!(keyed.live_keys(), 0);
     keyed.flush().await;
     assert!(log.batches().is_empty());
-    settle().await;
+    settle_now().await;
     assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
 }
 
@@ -560,18 +555,18 @@ async fn dropping_the_last_one_stops_and_drains() {
     let handles = ["a", "b"].map(|key| keyed.submit(key, 1));
     let clone = keyed.clone();
     drop(keyed);
-    settle().await;
+    settle_now().await;
     assert!(log.batches().is_empty());
     drop(clone);
     for handle in handles {
         handle.await.unwrap();
     }
-    settle().await;
+    settle_now().await;
     assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_has_one_deadline_for_all_keys_and_counts_what_it_gave_up() {
+async fn a_stop_has_one_deadline_for_all_keys_and_counts_what_it_abandoned() {
     let log = Log::default();
     let keyed = running(
         logged(&log)
@@ -607,10 +602,10 @@ async fn a_job_that_waits_for_room_is_refused_by_a_stop() {
     let keyed = running(logged(&log).options(|options| options.queue_capacity(1)));
     let first = keyed.submit("a", 1);
     let mut second = keyed.submit("a", 2);
-    assert!(second.accepted().now_or_never().is_none()); // in line
+    assert!(second.accepted().now_or_never().is_none()); // a waiter
     keyed.shutdown().await.unwrap();
     first.await.unwrap();
-    // The room may have come before the stop was heard of, or not.
+    // The room may have come before the stop was received, or not.
     match second.await {
         Ok(result) => assert_eq!(result, 2),
         Err(error) => assert!(matches!(error, JobError::Closed), "{error:?}"),
@@ -618,9 +613,9 @@ async fn a_job_that_waits_for_room_is_refused_by_a_stop() {
     assert_eq!(keyed.live_keys(), 0);
 }
 
-/// It is not in line, so no stop can refuse its job, nor need it wait.
+/// Its job is no waiter yet, so no stop can refuse it, nor need it wait.
 #[tokio::test(start_paused = true)]
-async fn a_handle_that_nobody_polls_does_not_hold_up_a_stop() {
+async fn a_handle_that_is_not_polled_does_not_hold_up_a_stop() {
     let log = Log::default();
     let keyed = running(logged(&log).options(|options| options.queue_capacity(1)));
     let first = keyed.submit("a", 1);
@@ -628,7 +623,7 @@ async fn a_handle_that_nobody_polls_does_not_hold_up_a_stop() {
     keyed.shutdown().await.unwrap();
     assert_eq!(first.await.unwrap(), 1);
     assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
-    assert_eq!(second.await.unwrap(), 2, "it stood in line, and got room");
+    assert_eq!(second.await.unwrap(), 2, "it waited, and got room");
     assert_eq!(keyed.live_keys(), 0);
 }
 
@@ -794,7 +789,7 @@ async fn jobs_of_keys_may_be_tracked() {
     for n in 0..6 {
         let key = if n % 2 == 0 { "even" } else { "odd" };
         tracked.submit(n, (key, n)).accepted().await.unwrap();
-        settle().await;
+        settle_now().await;
     }
     assert!(matches!(tracked.status(&0), Some(JobStatus::Processing)));
     tracked.shutdown().await.unwrap();
@@ -808,7 +803,7 @@ async fn jobs_of_keys_may_be_tracked() {
 }
 
 /// The loop of a key that falls idle ends, and its last batch is not quite over
-/// then. It once was given up where that took longer than a stop may.
+/// then. It once was abandoned where that took longer than a stop may.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_falls_idle_gives_its_last_batch_all_the_time() {
     fn block() {

@@ -78,7 +78,7 @@ async fn a_handle_asks_no_budget() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_that_is_given_up_again_and_again_loses_nothing() {
+async fn a_wait_that_is_dropped_again_and_again_loses_nothing() {
     let gate = Gate::closed();
     let batcher = run(MicroBatch::builder(gate.clone()).max_batch_size(10));
     let mut handles = submit(&batcher, 0..1000);

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
-use microbatch::{BatchStorage, CancellationToken, JobError, MicroBatch, PendingJob};
+use microbatch::{CancellationToken, JobError, MicroBatch};
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{AGES, Gate, millis, poll_once, run, secs, settle, soon, submit};
+use crate::support::{AGES, Gate, Stack, millis, poll_once, run, secs, settle, soon, submit};
 
 /// A multiple of the streams' width, so that no rest is left.
 const ITEMS: u32 = 32 * 1_600;
@@ -176,25 +176,7 @@ fn on_threads_a_narrow_stream_makes_no_swarm_of_small_batches() {
     }
 }
 
-/// Newest first.
-struct Stack(Vec<PendingJob<u32, u32>>);
-
-impl BatchStorage<u32, u32> for Stack {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn append(&mut self, job: PendingJob<u32, u32>) {
-        self.0.push(job);
-    }
-
-    fn take(&mut self, max_jobs: usize, _max_weight: usize) -> Vec<PendingJob<u32, u32>> {
-        let kept = self.0.len().saturating_sub(max_jobs);
-        self.0.drain(kept..).rev().collect()
-    }
-}
-
-/// A stream in order looks at its first job alone. In a storage with an order of
+/// A stream in order waits for its first job alone. In a storage with an order of
 /// its own another may be in a batch while the first waits, and the stream, which
 /// held that its result would come by itself, waited for ever.
 #[tokio::test(start_paused = true)]
@@ -202,7 +184,7 @@ async fn a_stream_whose_first_job_is_passed_over_gets_on() {
     for unordered in [false, true] {
         let gate = Gate::closed();
         let batcher = run(MicroBatch::builder(gate.clone())
-            .storage(Stack(Vec::new()))
+            .storage(Stack::of_at_most(usize::MAX))
             .interval(Duration::MAX));
         let (items, mut source) = mpsc::unbounded_channel();
         let source = stream::poll_fn(move |cx| source.poll_recv(cx));

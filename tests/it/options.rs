@@ -227,7 +227,7 @@ impl Options {
         match push {
             Push::Nothing if interval < PATIENCE => told = join_all(answers.drain(..)).await,
             Push::Nothing | Push::Flush => {
-                // Whoever waits in line is not meant by a flush, but moves up.
+                // A flush does not cover the waiters, but they are accepted then.
                 for _ in jobs {
                     batcher.flush().await;
                 }
@@ -307,7 +307,8 @@ impl Options {
     }
 }
 
-/// Lets everything happen that can happen by now.
+/// Lets everything happen that can happen by now. The fuzz target includes this file
+/// alone, so nothing of `support` can be used here.
 async fn settle() {
     for _ in 0..200 {
         tokio::task::yield_now().await;

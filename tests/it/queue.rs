@@ -1,15 +1,14 @@
-//! The way in: room in the queue, the line of those who wait for it, and
-//! permits (promise 3).
+//! Acceptance: room in the queue, the waiters for it, and permits (promise 3).
 
-mod line;
 mod permits;
 mod room;
+mod waiters;
 
 use microbatch::{JobHandle, MicroBatch};
 
 use crate::support::{Gate, run, settle, submit};
 
-/// A batcher that can take nothing more: one job is in the processor's hands,
+/// A batcher that can take nothing more: one job is with the processor,
 /// one is pending and one in the queue, which is full.
 pub(crate) async fn crowded(gate: &Gate) -> (MicroBatch<u32, u32>, Vec<JobHandle<u32>>) {
     let batcher = run(MicroBatch::builder(gate.clone())

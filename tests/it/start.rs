@@ -93,7 +93,7 @@ async fn there_is_nothing_to_start_after_a_shutdown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_is_claimed_is_waited_for_by_a_shutdown() {
+async fn a_shutdown_waits_for_a_start_that_is_not_polled_yet() {
     let batcher = idle(MicroBatch::builder(Gate::open()));
     let handles = submit(&batcher, 0..2);
     let start = batcher.start(CancellationToken::new());

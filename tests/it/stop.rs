@@ -86,7 +86,7 @@ async fn a_stop_flushes_what_is_pending_at_once() {
     }
 }
 
-/// A request to flush that had to wait for another was heard when the stop had
+/// A request to flush that had to wait for another was received when the stop had
 /// begun. It once kept the jobs behind it in the queue, so that a batch with room
 /// for them went without.
 #[tokio::test(start_paused = true)]
@@ -96,7 +96,7 @@ async fn a_stop_fills_its_batches_whatever_flushes_go_on() {
     }
 }
 
-/// With the stop, the loop hears of a batch that has ended, or does not.
+/// With the stop, the worker receives that a batch has ended, or does not.
 async fn a_stop_fills_its_batches(early: bool) {
     let gate = Gate::closed();
     let batcher = run(MicroBatch::builder(gate.clone()).max_batch_size(10));
@@ -143,7 +143,7 @@ async fn a_stop_processes_everything_accepted_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_during_a_running_batch_closes_intake_and_lets_it_finish() {
+async fn a_stop_during_a_running_batch_closes_the_queue_and_lets_it_finish() {
     for way in [Way::Shutdown, Way::Cancel] {
         let gate = Gate::closed();
         let mut running = Running::new(idle(MicroBatch::builder(gate.clone())));
@@ -225,7 +225,7 @@ async fn shutdown_may_be_called_any_number_of_times() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_goes_on_when_nobody_waits_for_it() {
+async fn a_stop_goes_on_when_its_future_is_dropped() {
     let gate = Gate::open();
     let batcher = run(MicroBatch::builder(gate.clone()).interval(Duration::MAX));
     let handles = submit(&batcher, 0..2);
@@ -381,8 +381,8 @@ async fn dropping_an_unstarted_batcher_answers_every_job() {
     soon(flush).await.expect("no panic");
 }
 
-/// The flush, the job and the stop are all news to the loop at its first look,
-/// and the flush means nothing that came after it.
+/// The worker receives the flush, the job and the stop in its first turn, and the
+/// flush covers nothing that came after it.
 #[tokio::test(start_paused = true)]
 async fn a_stop_processes_what_came_after_a_flush() {
     let batcher = idle(MicroBatch::builder(Gate::open()));
@@ -398,7 +398,7 @@ async fn a_stop_processes_what_came_after_a_flush() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_is_heard_while_batches_follow_one_another() {
+async fn a_stop_is_received_while_batches_follow_one_another() {
     let batcher = run(MicroBatch::builder(Gate::open()));
     let endless = tokio::spawn({
         let batcher = batcher.clone();

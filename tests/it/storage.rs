@@ -11,8 +11,8 @@ use microbatch::{
 use tokio::time::sleep;
 
 use crate::support::{
-    Gate, Reports, answers, assert_balanced, idle, millis, poll_once, results, run, secs, settle,
-    soon, submit,
+    Gate, Reports, answers, assert_balanced, fitting, idle, millis, poll_once, results, run, secs,
+    settle, soon, submit,
 };
 
 type Pending = PendingJob<u32, u32>;
@@ -32,13 +32,7 @@ impl BatchStorage<u32, u32> for Urgent {
     }
 
     fn take(&mut self, max_jobs: usize, max_weight: usize) -> Vec<Pending> {
-        let mut room = max_weight;
-        let fits = self.0.iter().take(max_jobs).take_while(|job| {
-            let fits = job.weight() <= room;
-            room = room.saturating_sub(job.weight());
-            fits
-        });
-        let fits = fits.count();
+        let fits = fitting(self.0.iter(), max_jobs, max_weight);
         self.0.drain(..fits).collect()
     }
 }

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -17,7 +17,7 @@ use microbatch::{CancellationToken, JobError, MicroBatch};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
-use crate::support::owning;
+use crate::support::{Wakes, echo, gated_echo, idle_echo, owning, settle, start};
 use crate::watch::Watch;
 
 type Results = Pin<Box<dyn FusedStream<Item = Result<u64, JobError>> + Send>>;
@@ -29,34 +29,6 @@ const ADAPTORS: [Adaptor; 2] = [
     |jobs, source, concurrency| Box::pin(jobs.submit_stream(source, concurrency)),
     |jobs, source, concurrency| Box::pin(jobs.submit_stream_unordered(source, concurrency)),
 ];
-
-async fn echo(jobs: Vec<u64>) -> Result<Vec<u64>, String> {
-    Ok(jobs)
-}
-
-/// Not started, so nothing leaves its queue.
-fn idle(queue_capacity: usize) -> MicroBatch<u64, u64> {
-    let builder = MicroBatch::builder(echo).queue_capacity(queue_capacity);
-    builder.build().expect("valid")
-}
-
-fn start(jobs: &MicroBatch<u64, u64>) {
-    drop(tokio::spawn(jobs.start(CancellationToken::new())));
-}
-
-/// A processor of single jobs that lets each through when a permit is added.
-fn gated(gate: &Arc<Semaphore>) -> impl Fn(Vec<u64>) -> Echo + Send + Sync + 'static + use<> {
-    let gate = Arc::clone(gate);
-    move |jobs| {
-        let gate = Arc::clone(&gate);
-        Box::pin(async move {
-            gate.acquire().await.expect("open").forget();
-            Ok(jobs)
-        })
-    }
-}
-
-type Echo = Pin<Box<dyn Future<Output = Result<Vec<u64>, String>> + Send>>;
 
 /// A source that counts what is pulled.
 fn counted(source: impl Stream<Item = u64> + Send + 'static) -> (Source, Arc<AtomicUsize>) {
@@ -85,20 +57,6 @@ fn said(result: Result<u64, JobError>) -> Said {
 
 async fn all(results: impl Stream<Item = Result<u64, JobError>>) -> Vec<Said> {
     results.map(said).collect().await
-}
-
-/// Lets everything run that can: paused time passes only then.
-async fn settle() {
-    sleep(Duration::from_millis(1)).await;
-}
-
-#[derive(Default)]
-struct Wakes(AtomicUsize);
-
-impl Wake for Wakes {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -196,13 +154,13 @@ fn threads_lose_no_wake_up() {
 #[tokio::test(start_paused = true)]
 async fn nothing_is_pulled_before_there_is_room() {
     for adaptor in ADAPTORS {
-        let jobs = idle(2);
+        let jobs = idle_echo(2);
         let (source, pulled) = counted(stream::iter(0..10));
         let mut results = adaptor(&jobs, source, 100);
         assert!(poll(&mut results).is_pending());
         assert!(poll(&mut results).is_pending());
         assert_eq!(pulled.load(Ordering::Relaxed), 2);
-        assert_eq!(jobs.stats().waiting, 1); // polled twice, in line once
+        assert_eq!(jobs.stats().waiting, 1); // polled twice, one waiter
 
         start(&jobs);
         assert_eq!(all(results).await.len(), 10);
@@ -213,7 +171,7 @@ async fn nothing_is_pulled_before_there_is_room() {
 #[tokio::test(start_paused = true)]
 async fn no_more_than_the_concurrency_is_on_its_way() {
     for adaptor in ADAPTORS {
-        let jobs = idle(100);
+        let jobs = idle_echo(100);
         let (source, pulled) = counted(stream::iter(0..10));
         let mut results = adaptor(&jobs, source, 3);
         assert!(poll(&mut results).is_pending());
@@ -233,7 +191,7 @@ async fn no_more_than_the_concurrency_is_on_its_way() {
 async fn a_result_makes_way_for_the_next_item_at_once() {
     for adaptor in ADAPTORS {
         let gate = Arc::new(Semaphore::new(0));
-        let jobs = MicroBatch::builder(gated(&gate))
+        let jobs = MicroBatch::builder(gated_echo(&gate))
             .max_batch_size(1)
             .build_running(CancellationToken::new())
             .expect("valid");
@@ -250,7 +208,7 @@ async fn a_result_makes_way_for_the_next_item_at_once() {
 #[tokio::test]
 async fn a_slow_source_holds_no_room() {
     for adaptor in ADAPTORS {
-        let jobs = idle(1);
+        let jobs = idle_echo(1);
         let mut results = adaptor(&jobs, stream::pending().boxed(), 5);
         assert!(poll(&mut results).is_pending());
         let _accepted = jobs.try_submit(1).expect("there is room");
@@ -259,10 +217,10 @@ async fn a_slow_source_holds_no_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_consumer_holds_neither_room_nor_a_place_in_line() {
+async fn a_slow_consumer_holds_no_room_and_is_no_waiter() {
     for adaptor in ADAPTORS {
         let gate = Arc::new(Semaphore::new(0));
-        let jobs = MicroBatch::builder(gated(&gate))
+        let jobs = MicroBatch::builder(gated_echo(&gate))
             .max_batch_size(1)
             .queue_capacity(1)
             .build_running(CancellationToken::new())
@@ -284,9 +242,9 @@ async fn a_slow_consumer_holds_neither_room_nor_a_place_in_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_place_in_line_is_kept_while_waiting() {
+async fn a_waiting_stream_keeps_its_turn() {
     for adaptor in ADAPTORS {
-        let jobs = idle(1);
+        let jobs = idle_echo(1);
         let first = jobs.submit(100);
         let (source, pulled) = counted(stream::iter(0..1));
         let mut results = adaptor(&jobs, source, 1);
@@ -315,7 +273,7 @@ async fn the_place_in_line_is_kept_while_waiting() {
 async fn an_end_that_is_announced_waits_for_no_room() {
     for adaptor in ADAPTORS {
         let gate = Arc::new(Semaphore::new(1));
-        let jobs = MicroBatch::builder(gated(&gate))
+        let jobs = MicroBatch::builder(gated_echo(&gate))
             .max_batch_size(1)
             .queue_capacity(1)
             .build_running(CancellationToken::new())
@@ -337,7 +295,7 @@ async fn an_end_that_is_announced_waits_for_no_room() {
 #[tokio::test(start_paused = true)]
 async fn it_ends_with_the_source_and_its_results() {
     for adaptor in ADAPTORS {
-        let jobs = idle(10);
+        let jobs = idle_echo(10);
         let mut empty = adaptor(&jobs, stream::empty().boxed(), 1);
         assert!(!empty.is_terminated());
         assert_eq!(poll(&mut empty), Poll::Ready(None));
@@ -364,7 +322,7 @@ async fn it_ends_with_the_source_and_its_results() {
 #[tokio::test(start_paused = true)]
 async fn size_hint_counts_what_is_on_its_way() {
     for adaptor in ADAPTORS {
-        let jobs = idle(3);
+        let jobs = idle_echo(3);
         let mut results = adaptor(&jobs, stream::iter(0..10).boxed(), 100);
         assert_eq!(results.size_hint(), (10, Some(10)));
         assert!(poll(&mut results).is_pending());
@@ -375,7 +333,7 @@ async fn size_hint_counts_what_is_on_its_way() {
             assert_eq!(results.size_hint(), (left, Some(left)));
         }
 
-        let jobs = idle(3);
+        let jobs = idle_echo(3);
         let endless = adaptor(&jobs, stream::repeat(1).boxed(), 100);
         assert_eq!(endless.size_hint(), (usize::MAX, None));
         let (sender, receiver) = mpsc::unbounded();
@@ -449,13 +407,13 @@ async fn a_job_too_heavy_gives_its_room_back() {
 #[tokio::test(start_paused = true)]
 async fn once_closed_each_item_left_says_so() {
     for adaptor in ADAPTORS {
-        let jobs = idle(2);
+        let jobs = idle_echo(2);
         let (source, pulled) = counted(stream::iter(0..7));
         let results = adaptor(&jobs, source, 3);
         let results = tokio::spawn(all(results));
         settle().await;
         assert_eq!(jobs.stats().waiting, 1);
-        // It waits for room, and hears that there will be none. The two that
+        // It waits for room, and is refused. The two that
         // were accepted are processed.
         start(&jobs);
         jobs.shutdown().await.expect("drained");
@@ -471,7 +429,7 @@ async fn once_closed_each_item_left_says_so() {
 #[tokio::test]
 async fn a_stop_before_the_start_abandons_what_was_accepted() {
     for adaptor in ADAPTORS {
-        let jobs = idle(2);
+        let jobs = idle_echo(2);
         let mut results = adaptor(&jobs, stream::iter(0..3).boxed(), 10);
         assert!(poll(&mut results).is_pending());
         jobs.shutdown().await.expect("nothing to drain");
@@ -484,10 +442,10 @@ async fn a_stop_before_the_start_abandons_what_was_accepted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_loop_leaves_no_item_unanswered() {
+async fn an_aborted_loop_leaves_no_item_unanswered() {
     for adaptor in ADAPTORS {
         let gate = Arc::new(Semaphore::new(2));
-        let jobs = MicroBatch::builder(gated(&gate))
+        let jobs = MicroBatch::builder(gated_echo(&gate))
             .max_batch_size(1)
             .queue_capacity(1)
             .build()
@@ -507,7 +465,7 @@ async fn a_dead_loop_leaves_no_item_unanswered() {
 #[tokio::test(start_paused = true)]
 async fn stopping_at_the_first_error_leaves_the_source_alone() {
     for adaptor in ADAPTORS {
-        let jobs = idle(2);
+        let jobs = idle_echo(2);
         let (source, pulled) = counted(stream::iter(0..100));
         let mut results = adaptor(&jobs, source, 50);
         assert!(poll(&mut results).is_pending());
@@ -525,9 +483,9 @@ async fn stopping_at_the_first_error_leaves_the_source_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_it_leaves_the_line_and_what_was_accepted_is_processed() {
+async fn dropped_it_leaves_the_waiters_and_what_was_accepted_is_processed() {
     for adaptor in ADAPTORS {
-        let jobs = idle(2);
+        let jobs = idle_echo(2);
         let mut results = adaptor(&jobs, stream::iter(0..10).boxed(), 10);
         assert!(poll(&mut results).is_pending());
         drop(results);
@@ -541,7 +499,7 @@ async fn dropped_it_leaves_the_line_and_what_was_accepted_is_processed() {
 #[tokio::test(start_paused = true)]
 async fn dropped_with_room_granted_it_gives_the_room_back() {
     for adaptor in ADAPTORS {
-        let jobs = idle(1);
+        let jobs = idle_echo(1);
         let first = jobs.submit(1);
         let mut results = adaptor(&jobs, stream::iter(0..10).boxed(), 10);
         assert!(poll(&mut results).is_pending());
@@ -582,7 +540,7 @@ async fn dropped_last_of_all_it_withdraws_under_cancel_on_drop() {
 #[tokio::test(start_paused = true)]
 async fn it_keeps_the_loop_alive_until_it_is_dropped() {
     for adaptor in ADAPTORS {
-        let jobs = idle(1);
+        let jobs = idle_echo(1);
         start(&jobs);
         let results = adaptor(&jobs, stream::iter(0..20).boxed(), 3);
         drop(jobs);
@@ -593,11 +551,11 @@ async fn it_keeps_the_loop_alive_until_it_is_dropped() {
 #[tokio::test(start_paused = true)]
 async fn a_panicking_source_spares_the_results_and_the_room() {
     for adaptor in ADAPTORS {
-        let jobs = idle(4);
+        let jobs = idle_echo(4);
         let source = stream::iter(0..9).inspect(|item| assert!(*item < 2, "no item {item}"));
         let mut results = adaptor(&jobs, source.boxed(), 100);
         let panic = catch_unwind(AssertUnwindSafe(|| poll(&mut results)));
-        let panic = panic.expect_err("it reaches whoever polls");
+        let panic = panic.expect_err("it reaches the task that polls");
         assert_eq!(
             panic.downcast_ref::<String>().map(String::as_str),
             Some("no item 2")
@@ -616,7 +574,7 @@ async fn a_panicking_source_spares_the_results_and_the_room() {
 #[tokio::test(start_paused = true)]
 async fn a_panicking_source_spares_the_result_that_was_due_in_the_same_poll() {
     for adaptor in ADAPTORS {
-        let jobs = idle(4);
+        let jobs = idle_echo(4);
         start(&jobs);
         let source = stream::iter(0..9).inspect(|item| assert!(*item < 1, "no item {item}"));
         let mut results = adaptor(&jobs, source.boxed(), 1);
@@ -657,7 +615,7 @@ async fn a_source_without_end_lets_others_run() {
 async fn only_who_polled_last_is_woken() {
     for adaptor in ADAPTORS {
         let gate = Arc::new(Semaphore::new(0));
-        let jobs = MicroBatch::builder(gated(&gate))
+        let jobs = MicroBatch::builder(gated_echo(&gate))
             .max_batch_size(1)
             .build_running(CancellationToken::new())
             .expect("valid");
@@ -673,8 +631,8 @@ async fn only_who_polled_last_is_woken() {
         }
         gate.add_permits(1);
         settle().await;
-        assert_eq!(first.0.load(Ordering::Relaxed), 0);
-        assert_eq!(last.0.load(Ordering::Relaxed), 1);
+        assert_eq!(first.get(), 0);
+        assert_eq!(last.get(), 1);
     }
 }
 
@@ -697,7 +655,7 @@ async fn it_needs_neither_send_nor_a_consumer_that_is_quick() {
 
 #[test]
 fn a_concurrency_of_zero_is_refused_where_it_is_given() {
-    let jobs = idle(1);
+    let jobs = idle_echo(1);
     for adaptor in ADAPTORS {
         let refused = catch_unwind(AssertUnwindSafe(|| {
             adaptor(&jobs, stream::empty().boxed(), 0)
@@ -712,7 +670,7 @@ fn a_concurrency_of_zero_is_refused_where_it_is_given() {
 
 #[test]
 fn debug_says_how_it_stands() {
-    let jobs = idle(10);
+    let jobs = idle_echo(10);
     let mut results = jobs.submit_stream(stream::iter(0..3), 2);
     assert!(poll(&mut results).is_pending());
     assert_eq!(
@@ -728,7 +686,7 @@ fn the_stream_may_move_to_another_task() {
     let watch = Watch::start();
     for adaptor in ADAPTORS {
         watch.at("a waker dropped under the lock of a stream".to_owned());
-        let jobs = idle(2);
+        let jobs = idle_echo(2);
         let first = owning(Box::pin(jobs.start(CancellationToken::new())));
         let mut results = adaptor(&jobs, stream::iter(0..1).boxed(), 1);
         let polled = results.poll_next_unpin(&mut Context::from_waker(&first));

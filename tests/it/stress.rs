@@ -78,7 +78,7 @@ fn on_four_threads(test: impl Future<Output = ()>) {
 struct Tally {
     right: u64,
     failed: u64,
-    /// Accepted, and nobody waited for the result.
+    /// Accepted, and its handle was dropped.
     left: u64,
 }
 
@@ -132,7 +132,7 @@ async fn submit_every_way(
             }
             _ => {
                 let mut handle = batcher.submit(job);
-                // Gives up once, and comes back to the same place.
+                // Polls once, and waits on later.
                 let answer = poll_once(&mut handle);
                 tokio::task::yield_now().await;
                 drop(batcher.reserve());
@@ -246,7 +246,7 @@ fn callers_run_into(end: End, round: usize) {
         .map(|_| {
             let (mine, next) = (batcher.clone(), Arc::clone(&next));
             let ledger = ledger.clone();
-            // Where the last batcher is to be dropped, each gives up its own.
+            // Where the last batcher is to be dropped, each caller drops its own.
             let jobs = if matches!(end, End::DropLast) {
                 40
             } else {
@@ -293,7 +293,7 @@ fn callers_run_into(end: End, round: usize) {
 }
 
 #[test]
-fn whatever_the_end_every_caller_hears_of_it() {
+fn every_caller_gets_a_reply_whatever_the_end() {
     for round in 0..8 {
         for end in [
             End::Shutdown,

@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use microbatch::{
     BatchProcessor, BatchReport, BatchStorage, CancellationToken, FlushReason, JobError, JobHandle,
-    MicroBatch, MicroBatchBuilder, Stats,
+    MicroBatch, MicroBatchBuilder, PendingJob, Stats,
 };
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
 /// Seconds, the unit of most tests: virtual time costs nothing, and the timer's
@@ -34,14 +36,57 @@ pub(crate) async fn settle() {
     sleep(millis(1)).await;
 }
 
+/// Lets everything happen that can happen by now, on a clock that stands still.
+pub(crate) async fn settle_now() {
+    for _ in 0..200 {
+        yield_now().await;
+    }
+}
+
 /// Awaits what must come, and fails where it never does.
 pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
     timeout(AGES, future).await.expect("resolves some day")
 }
 
-/// Polls once, and lets nobody be woken.
+/// Polls once, with a waker that wakes nothing.
 pub(crate) fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// A runtime without a timer.
+pub(crate) fn bare_runtime() -> Runtime {
+    Builder::new_current_thread().build().expect("a runtime")
+}
+
+/// Runs the test on a thread with the stack that Tokio gives to its own, and
+/// fails where it panics.
+pub(crate) fn on_a_small_stack<F: Future>(test: impl FnOnce() -> F + Send + 'static) {
+    let run = move || {
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async { drop(test().await) });
+    };
+    let thread = thread::Builder::new().stack_size(2 << 20).spawn(run);
+    thread.expect("a thread").join().expect("no panic");
+}
+
+/// A waker that counts how often it is woken.
+#[derive(Default)]
+pub(crate) struct Wakes(AtomicUsize);
+
+impl Wakes {
+    pub(crate) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// A task that lives as long as its wakers, with all that it owns.
@@ -69,12 +114,37 @@ impl Drop for Bomb {
     }
 }
 
+/// A future that has its results at once, and panics when it is dropped.
+pub(crate) struct Explosive(pub(crate) Option<Vec<u32>>);
+
+impl Future for Explosive {
+    type Output = Result<Vec<u32>, String>;
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(Ok(self.0.take().expect("polled once")))
+    }
+}
+
+impl Drop for Explosive {
+    fn drop(&mut self) {
+        assert!(thread::panicking(), "drop of the future");
+    }
+}
+
+/// The message of a panic in the processor, or in code that it runs.
+pub(crate) fn panic_message<R: std::fmt::Debug>(answer: Result<R, JobError>) -> String {
+    match answer {
+        Err(JobError::Panicked(message)) => message.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Locks whatever has happened to other holders.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Builds and starts, with a token that nobody cancels.
+/// Builds and starts, with a token that is never cancelled.
 pub(crate) fn run<J, R, P, S>(builder: MicroBatchBuilder<J, R, P, S>) -> MicroBatch<J, R>
 where
     J: Send + 'static,
@@ -95,6 +165,11 @@ where
     S: BatchStorage<J, R>,
 {
     builder.build().expect("the options are valid")
+}
+
+/// Starts in a task, with a token that is never cancelled.
+pub(crate) fn start<J: Send + 'static, R: Send + 'static>(batcher: &MicroBatch<J, R>) {
+    drop(tokio::spawn(batcher.start(CancellationToken::new())));
 }
 
 /// Submits every job, without waiting for anything.
@@ -201,6 +276,13 @@ impl BatchProcessor<u32, u32> for Gate {
     }
 }
 
+/// A builder around the gate, with `cancel_on_drop`.
+pub(crate) fn cancelling(
+    gate: &Gate,
+) -> MicroBatchBuilder<u32, u32, impl BatchProcessor<u32, u32> + use<>> {
+    MicroBatch::builder(gate.clone()).cancel_on_drop(true)
+}
+
 /// Counts down when dropped.
 struct Leaves<'a>(&'a AtomicUsize);
 
@@ -266,6 +348,145 @@ pub(crate) fn decide(
     }
 }
 
+/// A processor that returns the jobs.
+pub(crate) async fn echo(jobs: Vec<u64>) -> Result<Vec<u64>, String> {
+    Ok(jobs)
+}
+
+/// A micro-batcher of [`echo`] that is not started, so nothing leaves its queue.
+pub(crate) fn idle_echo(queue_capacity: usize) -> MicroBatch<u64, u64> {
+    idle(MicroBatch::builder(echo).queue_capacity(queue_capacity))
+}
+
+type Echo = Pin<Box<dyn Future<Output = Result<Vec<u64>, String>> + Send>>;
+
+/// An [`echo`] that lets each batch pass when a permit is added.
+pub(crate) fn gated_echo(
+    gate: &Arc<Semaphore>,
+) -> impl Fn(Vec<u64>) -> Echo + Send + Sync + 'static + use<> {
+    let gate = Arc::clone(gate);
+    move |jobs| {
+        let gate = Arc::clone(&gate);
+        Box::pin(async move {
+            gate.acquire().await.expect("open").forget();
+            Ok(jobs)
+        })
+    }
+}
+
+/// A processor whose future takes 256 KiB; it fails batches with job 13.
+pub(crate) async fn large(jobs: Vec<u32>) -> Result<Vec<u32>, String> {
+    let buffer = [jobs.len() as u8; 256 << 10];
+    yield_now().await;
+    assert!(buffer.iter().all(|byte| *byte == jobs.len() as u8));
+    match jobs.contains(&13) {
+        true => Err("unlucky".to_owned()),
+        false => Ok(jobs),
+    }
+}
+
+/// A processor of single jobs that returns them, every third in a later poll than
+/// the others.
+pub(crate) async fn uneven(jobs: Vec<u32>) -> Result<Vec<u32>, String> {
+    if jobs[0] % 3 == 0 {
+        yield_now().await;
+    }
+    Ok(jobs)
+}
+
+/// Batches of one, several of them in flight.
+pub(crate) fn one_by_one<J, R, P, S>(
+    builder: MicroBatchBuilder<J, R, P, S>,
+) -> MicroBatchBuilder<J, R, P, S>
+where
+    J: Send + 'static,
+    R: Send + 'static,
+    P: BatchProcessor<J, R>,
+    S: BatchStorage<J, R>,
+{
+    builder
+        .max_batch_size(1)
+        .max_in_flight(8)
+        .queue_capacity(10_000)
+}
+
+/// The jobs in the order in which their batches started.
+#[derive(Clone, Default)]
+pub(crate) struct StartLog(Arc<Mutex<Vec<u32>>>);
+
+impl StartLog {
+    /// Notes a batch that starts.
+    pub(crate) fn note(&self, jobs: &[u32]) {
+        lock(&self.0).extend(jobs);
+    }
+
+    /// Fails unless this many jobs were noted, in the order of their numbers.
+    pub(crate) fn assert_in_order(&self, jobs: u32) {
+        let log = lock(&self.0);
+        let swaps = log.windows(2).filter(|pair| pair[0] > pair[1]).count();
+        assert_eq!((swaps, log.len()), (0, jobs as usize));
+        assert!(log.iter().copied().eq(0..jobs), "{log:?}");
+    }
+
+    /// Has the processor, which writes this log, process many batches.
+    pub(crate) async fn check<R: Send + 'static>(self, processor: impl BatchProcessor<u32, R>) {
+        const BATCHES: u32 = 20_000;
+        let batcher = run(MicroBatch::builder(processor)
+            .max_batch_size(1)
+            .max_in_flight(8));
+        let results = batcher.submit_all(0..BATCHES).await;
+        assert!(results.iter().all(Result::is_ok));
+        self.assert_in_order(BATCHES);
+    }
+}
+
+/// How many of the jobs, from the first, are within the limits of a batch.
+pub(crate) fn fitting<'a, J: 'a, R: 'a>(
+    jobs: impl Iterator<Item = &'a PendingJob<J, R>>,
+    max_jobs: usize,
+    max_weight: usize,
+) -> usize {
+    let mut room = max_weight;
+    let fits = jobs.take(max_jobs).map_while(|job| {
+        room = room.checked_sub(job.weight())?;
+        Some(())
+    });
+    fits.count()
+}
+
+/// A storage that gives the newest job first, and refuses jobs beyond a limit.
+pub(crate) struct Stack<J> {
+    jobs: Vec<PendingJob<J, J>>,
+    most: usize,
+}
+
+impl<J> Stack<J> {
+    pub(crate) fn of_at_most(most: usize) -> Self {
+        Self {
+            jobs: Vec::new(),
+            most,
+        }
+    }
+}
+
+impl<J: Send + 'static> BatchStorage<J, J> for Stack<J> {
+    fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    fn append(&mut self, job: PendingJob<J, J>) {
+        if self.jobs.len() < self.most {
+            self.jobs.push(job);
+        }
+    }
+
+    fn take(&mut self, max_jobs: usize, max_weight: usize) -> Vec<PendingJob<J, J>> {
+        let fits = fitting(self.jobs.iter().rev(), max_jobs, max_weight);
+        let kept = self.jobs.len() - fits;
+        self.jobs.drain(kept..).rev().collect()
+    }
+}
+
 /// What the `on_batch` hook has seen.
 #[derive(Clone, Default)]
 pub(crate) struct Reports(Arc<Mutex<Vec<Report>>>);
@@ -301,6 +522,10 @@ impl Reports {
 
     pub(crate) fn reasons(&self) -> Vec<FlushReason> {
         lock(&self.0).iter().map(|report| report.reason).collect()
+    }
+
+    pub(crate) fn waits(&self) -> Vec<Duration> {
+        lock(&self.0).iter().map(|report| report.waited).collect()
     }
 
     pub(crate) fn weights(&self) -> Vec<usize> {

@@ -13,7 +13,7 @@ use microbatch::{
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::channel;
 
-use crate::support::{Gate, Reports, assert_balanced, idle, lock, run, submit};
+use crate::support::{Gate, Reports, assert_balanced, bare_runtime, idle, lock, run, submit};
 
 /// A runtime that runs by itself.
 fn pool() -> Runtime {
@@ -25,10 +25,6 @@ fn pool() -> Runtime {
 }
 
 /// A runtime that runs while it is waited for, and has no clock.
-fn bare() -> Runtime {
-    Builder::new_current_thread().build().expect("a runtime")
-}
-
 /// Waits until it holds, and fails where it never does.
 fn until(holds: impl Fn() -> bool) {
     let began = Instant::now();
@@ -58,7 +54,7 @@ fn a_thread_outside_any_runtime_may_wait_for_its_result() {
 }
 
 #[test]
-fn a_thread_stands_in_line_like_a_task() {
+fn a_thread_waits_for_room_like_a_task() {
     let pool = pool();
     let batcher = idle(MicroBatch::builder(Gate::open()).queue_capacity(1));
     let first = batcher.submit(0);
@@ -72,7 +68,7 @@ fn a_thread_stands_in_line_like_a_task() {
 }
 
 #[test]
-fn a_thread_hears_of_every_end() {
+fn a_blocked_thread_gets_every_kind_of_error() {
     let batcher = idle(
         MicroBatch::builder(Gate::open())
             .queue_capacity(1)
@@ -84,7 +80,9 @@ fn a_thread_hears_of_every_end() {
     let queued = thread::spawn(move || queued.blocking_wait());
     let waiting = thread::spawn(move || waiting.blocking_wait());
     until(|| batcher.stats().waiting == 1);
-    bare().block_on(batcher.shutdown()).expect("nothing runs");
+    bare_runtime()
+        .block_on(batcher.shutdown())
+        .expect("nothing runs");
     let queued = queued.join().expect("no panic");
     assert!(matches!(queued, Err(JobError::Abandoned)));
     let waiting = waiting.join().expect("no panic");
@@ -108,7 +106,7 @@ fn blocking_within_a_runtime_is_a_panic_and_no_deadlock() {
 fn callers_may_be_on_another_runtime_without_a_clock() {
     let pool = pool();
     let batcher = pool.block_on(async { run(MicroBatch::builder(Gate::open()).queue_capacity(1)) });
-    bare().block_on(async {
+    bare_runtime().block_on(async {
         assert_eq!(batcher.submit(1).await.expect("succeeds"), 1);
         let permit = batcher.reserve().await.expect("room");
         assert_eq!(permit.submit(2).await.expect("succeeds"), 2);
@@ -149,7 +147,7 @@ fn many_runtimes_in_one_process_keep_their_results_apart() {
             }
         });
         thread::spawn(move || {
-            bare().block_on(async {
+            bare_runtime().block_on(async {
                 for job in 0..JOBS {
                     let (submitted, handle) = handles.recv().await.expect("one a job");
                     assert_eq!(submitted, job);
@@ -162,7 +160,7 @@ fn many_runtimes_in_one_process_keep_their_results_apart() {
         thread.join().expect("each gets its own result");
     }
     for batcher in batchers {
-        bare().block_on(batcher.shutdown()).expect("drains");
+        bare_runtime().block_on(batcher.shutdown()).expect("drains");
         assert_eq!(batcher.stats().completed, u64::from(JOBS));
         assert_balanced(batcher.stats());
     }
@@ -183,7 +181,7 @@ fn a_runtime_that_is_not_driven_holds_things_up_and_loses_nothing() {
 }
 
 #[test]
-fn a_dropped_runtime_leaves_nobody_waiting() {
+fn a_dropped_runtime_leaves_no_caller_waiting() {
     for make in [pool, || {
         Builder::new_current_thread()
             .enable_time()
@@ -206,7 +204,7 @@ fn a_dropped_runtime_leaves_nobody_waiting() {
         let waiters = waiters.map(|handle| thread::spawn(move || handle.blocking_wait()));
         let flush = thread::spawn({
             let flush = batcher.flush();
-            move || bare().block_on(flush)
+            move || bare_runtime().block_on(flush)
         });
         drop(runtime);
         let mut abandoned = 0;
@@ -229,21 +227,23 @@ fn a_dropped_runtime_leaves_nobody_waiting() {
             batcher.submit(9).blocking_wait(),
             Err(JobError::Closed)
         ));
-        let _ = bare().block_on(batcher.shutdown());
+        let _ = bare_runtime().block_on(batcher.shutdown());
         assert_eq!(batcher.stats().abandoned, batcher.stats().accepted);
         assert_balanced(batcher.stats());
     }
 }
 
 #[test]
-fn a_runtime_dropped_before_the_loop_was_polled_leaves_nobody_waiting() {
-    let runtime = bare();
+fn a_runtime_dropped_before_the_loop_was_polled_leaves_no_caller_waiting() {
+    let runtime = bare_runtime();
     let batcher = idle(MicroBatch::builder(Gate::open()));
     let handle = batcher.submit(0);
     drop(runtime.spawn(batcher.start(CancellationToken::new())));
     drop(runtime);
     assert!(matches!(handle.blocking_wait(), Err(JobError::Abandoned)));
-    bare().block_on(batcher.shutdown()).expect("nothing runs");
+    bare_runtime()
+        .block_on(batcher.shutdown())
+        .expect("nothing runs");
 }
 
 #[test]
@@ -278,14 +278,14 @@ fn a_batch_that_blocks_its_thread_does_not_hold_up_a_stop() {
     pool.spawn(batcher.start(CancellationToken::new()));
     let handles = submit(&batcher, 0..5);
     until(|| batcher.stats().in_flight == 1);
-    let stopped = bare().block_on(batcher.shutdown());
+    let stopped = bare_runtime().block_on(batcher.shutdown());
     assert_eq!(stopped, Err(ShutdownTimeout { abandoned: 5 }));
     for handle in handles {
         assert!(matches!(handle.blocking_wait(), Err(JobError::Abandoned)));
     }
     drop(release);
     drop(pool);
-    // The batch has ended by now, and nobody is told twice.
+    // The batch has ended by now, and no caller is told twice.
     assert!(reports.all().is_empty());
     assert_eq!(batcher.stats().abandoned, 5);
     assert_balanced(batcher.stats());
@@ -301,7 +301,7 @@ fn a_batch_that_blocks_its_thread_does_not_block_another() {
     let _handles = submit(&batcher, 0..6);
     until(|| batcher.stats().in_flight > 0);
     let stop = batcher.shutdown();
-    let stop = thread::spawn(move || bare().block_on(stop));
+    let stop = thread::spawn(move || bare_runtime().block_on(stop));
     until(|| stop.is_finished());
     let stopped = stop.join().expect("no panic");
     assert!(stopped.expect_err("one batch is blocked").abandoned >= 3);
@@ -335,7 +335,7 @@ fn a_processor_is_gone_when_its_stop_is_done() {
 /// The loop ran on this thread and did not notice that the runtime was gone, and
 /// its tasks with it: it kept accepting, and what it accepted hung.
 #[test]
-fn a_loop_that_outlives_its_runtime_leaves_nobody_waiting() {
+fn a_loop_that_outlives_its_runtime_leaves_no_caller_waiting() {
     let pool = pool();
     let batcher = MicroBatch::builder(Gate::open()).interval(Duration::MAX);
     let batcher = idle(batcher.max_batch_size(2).max_in_flight(3));
@@ -354,10 +354,10 @@ fn a_loop_that_outlives_its_runtime_leaves_nobody_waiting() {
             assert!(matches!(answer, Err(JobError::Abandoned)), "{answer:?}");
         }
         let odd = batcher.submit(6);
-        bare().block_on(batcher.flush());
+        bare_runtime().block_on(batcher.flush());
         assert!(matches!(odd.blocking_wait(), Err(JobError::Abandoned)));
     }
-    bare()
+    bare_runtime()
         .block_on(batcher.shutdown())
         .expect("nothing to drain");
     assert_eq!(driver.join().expect("no panic"), Ok(()));

@@ -5,7 +5,7 @@ use std::future::{self, Ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Wake, Waker, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
@@ -20,38 +20,13 @@ use tower::timeout::error::Elapsed;
 use tower::util::BoxCloneService;
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt, service_fn};
 
-use crate::support::{Bomb, LIVE, lock};
-
-async fn echo(jobs: Vec<u64>) -> Result<Vec<u64>, String> {
-    Ok(jobs)
-}
-
-/// Not started, so nothing leaves its queue.
-fn idle(queue_capacity: usize) -> MicroBatch<u64, u64> {
-    let builder = MicroBatch::builder(echo).queue_capacity(queue_capacity);
-    builder.build().expect("valid")
-}
-
-fn start(jobs: &MicroBatch<u64, u64>) {
-    drop(tokio::spawn(jobs.start(CancellationToken::new())));
-}
+use crate::support::{
+    Bomb, Explosive, LIVE, StartLog, Wakes, echo, gated_echo, idle_echo, large, on_a_small_stack,
+    settle, start,
+};
 
 fn running() -> MicroBatch<u64, u64> {
     MicroBatch::new_running(CancellationToken::new(), echo)
-}
-
-type Batches<R, E> = Pin<Box<dyn Future<Output = Result<Vec<R>, E>> + Send>>;
-
-/// A processor of single jobs that lets each through when a permit is added.
-fn gated(gate: &Arc<Semaphore>) -> impl Fn(Vec<u64>) -> Batches<u64, String> + Send + Sync + use<> {
-    let gate = Arc::clone(gate);
-    move |jobs| {
-        let gate = Arc::clone(&gate);
-        Box::pin(async move {
-            gate.acquire().await.expect("open").forget();
-            Ok(jobs)
-        })
-    }
 }
 
 fn poll_ready<S: Service<u64>>(service: &mut S) -> Poll<Result<(), S::Error>> {
@@ -60,20 +35,6 @@ fn poll_ready<S: Service<u64>>(service: &mut S) -> Poll<Result<(), S::Error>> {
 
 fn is_ready(service: &mut MicroBatch<u64, u64>) -> bool {
     matches!(poll_ready(service), Poll::Ready(Ok(())))
-}
-
-/// Lets everything run that can: paused time passes only then.
-async fn settle() {
-    sleep(Duration::from_millis(1)).await;
-}
-
-#[derive(Default)]
-struct Wakes(AtomicUsize);
-
-impl Wake for Wakes {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 // The micro-batcher as a service.
@@ -90,7 +51,7 @@ async fn ready_then_call_and_oneshot() {
 #[tokio::test(start_paused = true)]
 async fn call_all_gets_every_answer() {
     let gate = Arc::new(Semaphore::new(100));
-    let jobs = MicroBatch::builder(gated(&gate))
+    let jobs = MicroBatch::builder(gated_echo(&gate))
         .max_batch_size(3)
         .queue_capacity(2)
         .build_running(CancellationToken::new())
@@ -102,7 +63,7 @@ async fn call_all_gets_every_answer() {
 
 #[test]
 fn readiness_is_room_in_the_queue() {
-    let mut jobs = idle(2);
+    let mut jobs = idle_echo(2);
     let _first = jobs.submit(1);
     assert!(is_ready(&mut jobs));
     assert!(is_ready(&mut jobs)); // the same room
@@ -115,8 +76,8 @@ fn readiness_is_room_in_the_queue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn polling_again_keeps_the_place_in_line() {
-    let jobs = idle(1);
+async fn polling_again_keeps_the_turn() {
+    let jobs = idle_echo(1);
     let first = jobs.submit(1);
     let (mut one, mut two) = (jobs.clone(), jobs.clone());
     assert!(poll_ready(&mut one).is_pending());
@@ -138,8 +99,8 @@ async fn polling_again_keeps_the_place_in_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn submitters_and_services_stand_in_one_line() {
-    let jobs = idle(1);
+async fn submitters_and_services_are_served_in_one_order() {
+    let jobs = idle_echo(1);
     let _first = jobs.submit(1);
     let mut before = jobs.submit(2);
     assert!((&mut before).now_or_never().is_none());
@@ -158,7 +119,7 @@ async fn submitters_and_services_stand_in_one_line() {
 
 #[tokio::test(start_paused = true)]
 async fn who_polled_last_is_woken_when_there_is_room() {
-    let jobs = idle(1);
+    let jobs = idle_echo(1);
     let _first = jobs.submit(1);
     let mut service = jobs.clone();
     let (first, last) = (Arc::<Wakes>::default(), Arc::<Wakes>::default());
@@ -169,20 +130,20 @@ async fn who_polled_last_is_woken_when_there_is_room() {
     }
     start(&jobs);
     settle().await;
-    assert_eq!(first.0.load(Ordering::Relaxed), 0);
-    assert_eq!(last.0.load(Ordering::Relaxed), 1);
+    assert_eq!(first.get(), 0);
+    assert_eq!(last.get(), 1);
     assert!(is_ready(&mut service));
 }
 
 #[test]
 fn a_clone_is_not_ready_because_the_original_is() {
-    let mut jobs = idle(2);
+    let mut jobs = idle_echo(2);
     assert!(is_ready(&mut jobs));
     let clone = jobs.clone();
     assert!(jobs.try_submit(1).is_ok()); // the clone holds no room
     drop((jobs, clone));
 
-    let mut jobs = idle(1);
+    let mut jobs = idle_echo(1);
     assert!(is_ready(&mut jobs));
     let mut clone = jobs.clone();
     assert!(!is_ready(&mut clone));
@@ -193,8 +154,8 @@ fn a_clone_is_not_ready_because_the_original_is() {
 }
 
 #[test]
-fn a_dropped_service_gives_back_room_or_place() {
-    let jobs = idle(1);
+fn a_dropped_service_gives_back_its_room_or_leaves() {
+    let jobs = idle_echo(1);
     let (mut ready, mut waiting, mut behind) = (jobs.clone(), jobs.clone(), jobs.clone());
     assert!(is_ready(&mut ready));
     assert!(!is_ready(&mut waiting));
@@ -209,27 +170,27 @@ fn a_dropped_service_gives_back_room_or_place() {
 
 #[tokio::test(start_paused = true)]
 async fn the_last_service_dropped_ends_the_loop_although_it_was_ready() {
-    let mut jobs = idle(1);
+    let mut jobs = idle_echo(1);
     let run = tokio::spawn(jobs.start(CancellationToken::new()));
     assert!(is_ready(&mut jobs));
     let mut waiting = jobs.submit(7);
     assert!((&mut waiting).now_or_never().is_none());
     drop(jobs);
-    // Its room went to the next in line, who was drained.
+    // Its room went to the next waiter, which was drained.
     run.await.expect("no panic").expect("drained");
     assert_eq!(waiting.await.expect("done"), 7);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_was_not_ready_submits() {
-    let jobs = idle(1);
+    let jobs = idle_echo(1);
     let mut never_asked = jobs.clone();
     let accepted = never_asked.call(1);
     assert_eq!(jobs.stats().accepted, 1);
 
-    let mut in_line = jobs.clone();
-    assert!(!is_ready(&mut in_line));
-    let waiting = in_line.call(2);
+    let mut waiting_service = jobs.clone();
+    assert!(!is_ready(&mut waiting_service));
+    let waiting = waiting_service.call(2);
     assert_eq!(
         jobs.stats().waiting,
         1,
@@ -242,7 +203,7 @@ async fn a_call_that_was_not_ready_submits() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_uses_room_that_was_granted_since_the_last_poll() {
-    let jobs = idle(1);
+    let jobs = idle_echo(1);
     let _first = jobs.submit(1);
     let mut service = jobs.clone();
     assert!(!is_ready(&mut service));
@@ -254,7 +215,7 @@ async fn a_call_uses_room_that_was_granted_since_the_last_poll() {
 
 #[tokio::test(start_paused = true)]
 async fn readiness_counts_once() {
-    let mut jobs = idle(2);
+    let mut jobs = idle_echo(2);
     assert!(is_ready(&mut jobs));
     let _called = jobs.call(1);
     let _not_ready = jobs.call(2); // takes the second room by itself
@@ -264,7 +225,7 @@ async fn readiness_counts_once() {
 #[tokio::test(start_paused = true)]
 async fn closed_is_the_services_error() {
     // Before it is asked, while it waits, and while it is ready.
-    let jobs = idle(1);
+    let jobs = idle_echo(1);
     let (mut ready, mut waiting, mut fresh) = (jobs.clone(), jobs.clone(), jobs.clone());
     assert!(is_ready(&mut ready));
     let waiting = tokio::spawn(async move {
@@ -285,7 +246,7 @@ async fn closed_is_the_services_error() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_between_ready_and_call_is_not_held_up() {
-    let mut jobs = idle(1);
+    let mut jobs = idle_echo(1);
     start(&jobs);
     assert!(is_ready(&mut jobs));
     jobs.shutdown().await.expect("drained");
@@ -324,7 +285,7 @@ async fn a_failed_batch_is_its_callers_error_and_leaves_the_service_ready() {
 
 #[test]
 fn a_job_may_hold_the_micro_batcher_it_goes_to() {
-    // A place in line by value would make this type infinite.
+    // A reservation by value would make this type infinite.
     struct Job {
         _again: Option<MicroBatch<Job, ()>>,
     }
@@ -338,7 +299,7 @@ fn a_job_may_hold_the_micro_batcher_it_goes_to() {
 #[tokio::test(start_paused = true)]
 async fn concurrency_limit_limits_what_is_on_its_way() {
     let gate = Arc::new(Semaphore::new(0));
-    let jobs = MicroBatch::builder(gated(&gate))
+    let jobs = MicroBatch::builder(gated_echo(&gate))
         .max_batch_size(1)
         .build_running(CancellationToken::new())
         .expect("valid");
@@ -360,9 +321,9 @@ async fn concurrency_limit_limits_what_is_on_its_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn timeout_gives_up_the_answer_and_nothing_else() {
+async fn timeout_loses_the_answer_and_nothing_else() {
     let gate = Arc::new(Semaphore::new(0));
-    let jobs = MicroBatch::builder(gated(&gate))
+    let jobs = MicroBatch::builder(gated_echo(&gate))
         .build_running(CancellationToken::new())
         .expect("valid");
     let service = ServiceBuilder::new()
@@ -379,7 +340,7 @@ async fn timeout_gives_up_the_answer_and_nothing_else() {
 
 #[tokio::test(start_paused = true)]
 async fn load_shed_sheds_while_the_queue_is_full() {
-    let jobs = idle(1);
+    let jobs = idle_echo(1);
     let service = ServiceBuilder::new().load_shed().service(jobs.clone());
     let first = tokio::spawn(service.clone().oneshot(1));
     settle().await;
@@ -715,34 +676,24 @@ async fn streams_and_services_compose() {
 /// to be polled.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn batches_are_called_in_order_while_several_are_in_flight() {
-    const BATCHES: u64 = 20_000;
     for limit in [8, 2] {
-        let log = Arc::new(std::sync::Mutex::new(Vec::<u64>::new()));
-        let noted = Arc::clone(&log);
-        let bulk = service_fn(move |jobs: Vec<u64>| {
-            lock(&noted).extend(&jobs);
+        let log = StartLog::default();
+        let noted = log.clone();
+        let bulk = service_fn(move |jobs: Vec<u32>| {
+            noted.note(&jobs);
             async move {
                 tokio::task::yield_now().await;
                 Ok::<_, Infallible>(jobs)
             }
         });
         let bulk = ServiceBuilder::new().concurrency_limit(limit).service(bulk);
-        let jobs = MicroBatch::builder(ServiceProcessor::new(bulk))
-            .max_batch_size(1)
-            .max_in_flight(8)
-            .build_running(CancellationToken::new())
-            .expect("valid");
-        let results: Vec<Result<u64, _>> = jobs.submit_all(0..BATCHES).await;
-        assert!(results.iter().all(Result::is_ok));
-        let log = lock(&log);
-        let swaps = log.windows(2).filter(|pair| pair[0] > pair[1]).count();
-        assert_eq!((swaps, log.len()), (0, BATCHES as usize));
+        log.check(ServiceProcessor::new(bulk)).await;
     }
 }
 
-/// One that is given up before its service is ready lets the next one through.
+/// One that times out before its service is ready lets the next one through.
 #[tokio::test(start_paused = true)]
-async fn a_batch_that_is_given_up_gives_up_its_turn() {
+async fn a_batch_that_times_out_passes_its_turn_on() {
     let permits = Arc::new(Semaphore::new(0));
     let bulk = ServiceProcessor::new(Bulk::new(&permits));
     let limited = BatchProcessorExt::<u64, u64>::timeout(bulk, Duration::from_secs(1));
@@ -780,26 +731,10 @@ impl Drop for Volatile {
     }
 }
 
-struct VolatileResponse(Option<Vec<u32>>);
-
-impl Future for VolatileResponse {
-    type Output = Result<Vec<u32>, String>;
-
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(Ok(self.0.take().expect("polled once")))
-    }
-}
-
-impl Drop for VolatileResponse {
-    fn drop(&mut self) {
-        assert!(std::thread::panicking(), "drop");
-    }
-}
-
 impl Service<Vec<Bomb>> for Volatile {
     type Response = Vec<u32>;
     type Error = String;
-    type Future = VolatileResponse;
+    type Future = Explosive;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), String>> {
         assert!(self.kind != Some(Kind::PanicReady), "ouch");
@@ -809,11 +744,11 @@ impl Service<Vec<Bomb>> for Volatile {
         }
     }
 
-    fn call(&mut self, jobs: Vec<Bomb>) -> VolatileResponse {
+    fn call(&mut self, jobs: Vec<Bomb>) -> Explosive {
         let numbers = jobs.iter().map(|job| job.0).collect();
         jobs.into_iter().for_each(std::mem::forget);
         assert!(self.kind != Some(Kind::PanicCall), "ouch");
-        VolatileResponse(Some(numbers))
+        Explosive(Some(numbers))
     }
 }
 
@@ -831,7 +766,7 @@ async fn a_service_may_panic_wherever_it_is_dropped() {
             .max_batch_size(2)
             .build_running(CancellationToken::new())
             .expect("valid");
-        // Two batches, so that the turn is seen to be given up.
+        // Two batches, so that the turn is seen to be passed on.
         for _ in 0..2 {
             for result in jobs.submit_all([LIVE, LIVE].map(Bomb)).await {
                 match (kind, result) {
@@ -849,26 +784,11 @@ async fn a_service_may_panic_wherever_it_is_dropped() {
 
 #[test]
 fn the_future_of_a_service_is_on_the_heap() {
-    let large = service_fn(|jobs: Vec<u64>| async move {
-        let buffer = [jobs.len() as u8; 256 << 10];
-        tokio::task::yield_now().await;
-        assert!(buffer.iter().all(|byte| *byte == jobs.len() as u8));
-        Ok::<_, Infallible>(jobs)
+    on_a_small_stack(|| async {
+        let processor = ServiceProcessor::new(service_fn(large));
+        let size = size_of_val(&BatchProcessor::<u32, u32>::process(&processor, vec![1]));
+        assert!(size < 1024, "{size}");
+        let jobs = MicroBatch::new_running(CancellationToken::new(), processor);
+        assert_eq!(jobs.submit(1).await.expect("done"), 1);
     });
-    let thread = std::thread::Builder::new().stack_size(2 << 20);
-    let thread = thread.spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .expect("a runtime");
-        runtime.block_on(async {
-            let processor = ServiceProcessor::new(large);
-            let size = size_of_val(&BatchProcessor::<u64, u64>::process(&processor, vec![1]));
-            assert!(size < 1024, "{size}");
-            let jobs = MicroBatch::new_running(CancellationToken::new(), processor);
-            assert_eq!(jobs.submit(1).await.expect("done"), 1);
-        });
-    });
-    thread.expect("started").join().expect("no panic");
 }

@@ -13,15 +13,8 @@ use microbatch::{
     BatchProcessor, BatchStorage, BuildError, CancellationToken, JobError, JobStatus, PendingJob,
     ShutdownTimeout, StartError, Tracked, TrackedBuilder, TrackedJob, TrySubmitError,
 };
-use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 use tokio::time::Instant;
-
-async fn settle() {
-    for _ in 0..100 {
-        yield_now().await;
-    }
-}
 
 /// How a job stands, in a form that compares.
 #[derive(Debug, PartialEq)]
@@ -35,6 +28,8 @@ enum Seen<R> {
 
 use Seen::{Done, Failed, Processing, Submitted, Unknown};
 
+use crate::support::{Gate, settle_now};
+
 fn seen<R>(status: Option<JobStatus<R>>) -> Seen<R> {
     match status {
         None => Unknown,
@@ -47,40 +42,6 @@ fn seen<R>(status: Option<JobStatus<R>>) -> Seen<R> {
 
 fn abandoned<R>() -> Seen<R> {
     Failed("Abandoned".to_owned())
-}
-
-/// Lets batches through one by one, and notes them.
-#[derive(Clone)]
-struct Gate(Arc<(Semaphore, Mutex<Vec<Vec<u32>>>)>);
-
-impl Gate {
-    fn shut() -> Self {
-        Self(Arc::new((Semaphore::new(0), Mutex::default())))
-    }
-
-    fn open() -> Self {
-        let gate = Self::shut();
-        gate.let_pass(1_000_000);
-        gate
-    }
-
-    fn let_pass(&self, batches: usize) {
-        self.0.0.add_permits(batches);
-    }
-
-    fn batches(&self) -> Vec<Vec<u32>> {
-        self.0.1.lock().unwrap().clone()
-    }
-}
-
-impl BatchProcessor<u32, u32> for Gate {
-    type Error = String;
-
-    async fn process(&self, jobs: Vec<u32>) -> Result<Vec<u32>, String> {
-        self.0.1.lock().unwrap().push(jobs.clone());
-        self.0.0.acquire().await.unwrap().forget();
-        Ok(jobs)
-    }
 }
 
 fn gated(gate: &Gate) -> TrackedBuilder<&'static str, u32, u32, Gate> {
@@ -99,18 +60,18 @@ where
 
 #[tokio::test(start_paused = true)]
 async fn a_status_goes_forward_from_submitted_to_completed() {
-    let gate = Gate::shut();
+    let gate = Gate::closed();
     let tracked = running(gated(&gate));
     let status = || seen(tracked.status("a"));
     assert_eq!(status(), Unknown);
     let handle = tracked.submit("a", 7);
     assert_eq!(status(), Submitted);
-    settle().await;
+    settle_now().await;
     assert_eq!(status(), Submitted);
     let flush = tokio::spawn(tracked.flush());
-    settle().await;
+    settle_now().await;
     assert_eq!(status(), Processing);
-    gate.let_pass(1);
+    gate.pass(1);
     assert_eq!(handle.await.unwrap(), 7);
     assert_eq!(status(), Done(7));
     flush.await.unwrap();
@@ -191,15 +152,15 @@ async fn every_job_of_a_batch_is_found() {
 
 #[tokio::test(start_paused = true)]
 async fn an_id_is_one_job_while_it_is_on_its_way() {
-    let gate = Gate::shut();
+    let gate = Gate::closed();
     let tracked = running(gated(&gate));
     let first = tracked.submit("a", 1);
     let second = tracked.submit("a", 2);
     let flush = tokio::spawn(tracked.flush());
-    settle().await;
+    settle_now().await;
     let third = tracked.try_submit("a", 3).unwrap();
     assert_eq!(seen(tracked.status("a")), Processing);
-    gate.let_pass(1);
+    gate.pass(1);
     let results = join_all([first, second, third]).await;
     for result in results {
         assert_eq!(result.unwrap(), 1);
@@ -290,9 +251,9 @@ async fn a_job_gets_room_where_it_waits_for_it() {
     assert_eq!(seen(tracked.status("e")), Done(1));
 }
 
-/// A handle that is not polled is not in line, so submitting must not poll it.
+/// A job becomes a waiter in `submit`, before its handle is polled.
 #[tokio::test(start_paused = true)]
-async fn submitting_stands_in_line() {
+async fn submit_makes_the_job_a_waiter() {
     let gate = Gate::open();
     let tracked = gated(&gate).options(|options| options.queue_capacity(1));
     let tracked = tracked.build().unwrap();
@@ -372,9 +333,9 @@ async fn a_refused_job_leaves_no_trace() {
 }
 
 /// The weight function may ask for the status, or submit: it runs within a
-/// submission, whose id is claimed and not yet to be seen.
+/// submission, whose id is reserved and not yet to be seen.
 #[tokio::test(start_paused = true)]
-async fn a_claim_is_not_seen_and_can_be_joined() {
+async fn a_reserved_id_is_not_seen_and_can_be_joined() {
     type Shared = Arc<Mutex<Option<Tracked<&'static str, u32, u32>>>>;
     let shared = Shared::default();
     let inside = Arc::clone(&shared);
@@ -430,15 +391,15 @@ async fn a_refused_job_whose_drop_panics_gives_its_id_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_forgotten_id_is_free() {
-    let gate = Gate::shut();
+    let gate = Gate::closed();
     let tracked = running(gated(&gate).options(|options| options.flush_when_idle(true)));
     assert!(!tracked.forget("a"));
     let handle = tracked.submit("a", 1);
     assert!(!tracked.forget("a"));
-    settle().await;
+    settle_now().await;
     assert!(!tracked.forget("a"));
     assert_eq!(seen(tracked.status("a")), Processing);
-    gate.let_pass(2);
+    gate.pass(2);
     handle.await.unwrap();
     assert!(tracked.forget("a"));
     assert!(!tracked.forget("a"));
@@ -491,7 +452,7 @@ async fn retention_ends_by_age() {
     assert_eq!(gate.batches(), [[1], [2]]);
 }
 
-/// Its memory may still be held, but nobody finds it.
+/// Its memory may still be held, but it is not found.
 #[tokio::test(start_paused = true)]
 async fn what_is_too_old_cannot_be_forgotten() {
     let tracked = running(gated(&Gate::open()).retain_for(Duration::from_millis(1)));
@@ -502,16 +463,16 @@ async fn what_is_too_old_cannot_be_forgotten() {
 
 #[tokio::test(start_paused = true)]
 async fn a_live_job_is_found_whatever_the_retention() {
-    let gate = Gate::shut();
+    let gate = Gate::closed();
     let tracked = gated(&gate)
         .retain_jobs(1)
         .retain_for(Duration::from_nanos(1));
     let tracked = running(tracked.options(|options| options.max_batch_size(1)));
     let handles = ["a", "b", "c"].map(|id| tracked.submit(id, 1));
-    settle().await;
+    settle_now().await;
     let all = ["a", "b", "c"].map(|id| seen(tracked.status(id)));
     assert_eq!(all, [Processing, Submitted, Submitted]);
-    gate.let_pass(3);
+    gate.pass(3);
     join_all(handles).await;
 }
 
@@ -554,7 +515,7 @@ async fn a_status_survives_the_stop() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stop_past_its_deadline_is_found_abandoned() {
-    let gate = Gate::shut();
+    let gate = Gate::closed();
     let tracked = running(gated(&gate).options(|options| options.max_batch_size(1)));
     let handles = ["a", "b", "c"].map(|id| tracked.submit(id, 1));
     let other = tracked.submit("a", 1);
@@ -572,15 +533,15 @@ async fn a_stop_past_its_deadline_is_found_abandoned() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dropped_start_is_found_abandoned() {
-    let tracked = gated(&Gate::shut()).options(|options| options.max_batch_size(1));
+    let tracked = gated(&Gate::closed()).options(|options| options.max_batch_size(1));
     let tracked = tracked.build().unwrap();
     let handles = ["a", "b"].map(|id| tracked.submit(id, 1));
     let run = tokio::spawn(tracked.start(CancellationToken::new()));
     let again = tracked.start(CancellationToken::new()).await;
     assert_eq!(again, Err(StartError::AlreadyStarted));
-    settle().await;
+    settle_now().await;
     run.abort();
-    settle().await;
+    settle_now().await;
     for (id, handle) in ["a", "b"].into_iter().zip(handles) {
         assert!(matches!(handle.await, Err(JobError::Abandoned)));
         assert_eq!(seen(tracked.status(id)), abandoned());
@@ -626,16 +587,15 @@ async fn a_job_that_the_storage_drops_is_found_abandoned() {
     }
 }
 
-/// A result with its place in the order of all, of which somebody counts how
-/// many there are.
+/// A result with its position in the order of all, counted while it exists.
 #[derive(Clone)]
 struct Counted {
     job: usize,
-    place: usize,
+    position: usize,
     _token: Arc<()>,
 }
 
-/// No update may be lost, whoever reads and writes at the same time, and what
+/// No update may be lost with readers and writers at the same time, and what
 /// is held must stay within the retention.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn writers_and_readers_at_once_lose_nothing_and_pile_up_nothing() {
@@ -649,7 +609,7 @@ async fn writers_and_readers_at_once_lose_nothing_and_pile_up_nothing() {
     let tracked = Tracked::builder(move |jobs: Vec<usize>| {
         let results = jobs.into_iter().map(|job| Counted {
             job,
-            place: places.fetch_add(1, Ordering::SeqCst),
+            position: places.fetch_add(1, Ordering::SeqCst),
             _token: Arc::clone(&made),
         });
         let results = results.collect();
@@ -668,7 +628,7 @@ async fn writers_and_readers_at_once_lose_nothing_and_pile_up_nothing() {
 
     // A thread may be held up for as long as it takes to finish hundreds of
     // jobs. So what is not found must have been pushed out by others: by about
-    // as many as are retained, for readers move what they look at to the front.
+    // as many as are retained, for readers move what they read to the front.
     let may_be_gone = {
         let finished = Arc::clone(&finished);
         move |place| finished.load(Ordering::SeqCst) - place >= RETAINED / 2
@@ -697,7 +657,7 @@ async fn writers_and_readers_at_once_lose_nothing_and_pile_up_nothing() {
                         Some(JobStatus::Completed(result)) => {
                             let result = result.unwrap();
                             assert_eq!(result.job, id);
-                            since = Some(result.place);
+                            since = Some(result.position);
                             3
                         }
                     };
@@ -720,8 +680,10 @@ async fn writers_and_readers_at_once_lose_nothing_and_pile_up_nothing() {
                 let result = tracked.submit(id, id).await.unwrap();
                 assert_eq!(result.job, id);
                 match tracked.status(&id) {
-                    Some(JobStatus::Completed(Ok(found))) => assert_eq!(found.place, result.place),
-                    None => assert!(may_be_gone(result.place), "{id} was lost"),
+                    Some(JobStatus::Completed(Ok(found))) => {
+                        assert_eq!(found.position, result.position)
+                    }
+                    None => assert!(may_be_gone(result.position), "{id} was lost"),
                     other => panic!("{:?}", seen(other.map(|_| JobStatus::Completed(Ok(()))))),
                 }
             }
@@ -774,10 +736,10 @@ async fn an_id_that_many_submit_at_once_is_processed_once() {
     assert_eq!(processed.load(Ordering::SeqCst), 300);
 }
 
-/// Asking for a live job again and again, and giving up, must not pile up.
+/// Asking for a live job again and again, and dropping the handle, must not pile up.
 #[tokio::test(start_paused = true)]
-async fn those_who_gave_up_cost_nothing() {
-    let gate = Gate::shut();
+async fn dropped_handles_of_a_live_job_cost_nothing() {
+    let gate = Gate::closed();
     let tracked = running(gated(&gate));
     let handle = tracked.submit("a", 1);
     let kept: Vec<_> = (0..100)
@@ -788,7 +750,7 @@ async fn those_who_gave_up_cost_nothing() {
             [tracked.submit("a", 3)]
         })
         .collect();
-    gate.let_pass(1);
+    gate.pass(1);
     assert_eq!(handle.await.unwrap(), 1);
     for result in join_all(kept).await {
         assert_eq!(result.unwrap(), 1);

@@ -1,5 +1,5 @@
 //! Callers on executors of their own, whose wakers are users' code: they panic
-//! when cloned, woken or dropped, and nobody else may hear of it.
+//! when cloned, woken or dropped, and no other caller may be affected.
 
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -69,7 +69,7 @@ async fn a_handles_waker_spares_its_neighbours() {
 
 /// Room is granted by the loop, which would die of the waker of who waits for it.
 #[tokio::test(start_paused = true)]
-async fn the_waker_of_who_waits_for_room_spares_the_loop_and_the_line() {
+async fn a_panicking_waker_of_a_waiter_spares_the_worker_and_other_waiters() {
     for which in 0..2 {
         let gate = Gate::closed();
         let batcher = run(MicroBatch::builder(gate.clone()).queue_capacity(4));
@@ -175,7 +175,7 @@ async fn the_waker_of_a_stream_spares_the_batch() {
 /// A result whose caller is gone is dropped where it is sent, and an answer with a
 /// panic in its drop must not cost the others theirs.
 #[tokio::test(start_paused = true)]
-async fn results_that_nobody_wants_may_panic_all_together() {
+async fn results_without_handles_may_panic_all_together() {
     let batcher = run(MicroBatch::builder(|jobs: Vec<u32>| async move {
         Ok::<_, Infallible>(jobs.into_iter().map(Bomb).collect::<Vec<_>>())
     })

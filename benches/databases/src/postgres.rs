@@ -22,7 +22,7 @@ const CONNECTIONS: usize = 64;
 pub struct Postgres {
     connections: Vec<Arc<Mutex<Connection>>>,
     /// For what is not measured.
-    desk: Client,
+    admin: Client,
 }
 
 struct Connection {
@@ -34,26 +34,26 @@ struct Connection {
 
 impl Postgres {
     pub async fn connect(socket: &Path) -> anyhow::Result<Self> {
-        let desk = open(socket).await?;
+        let admin = open(socket).await?;
         let integers = INTEGERS.map(|name| format!(", {name} integer")).concat();
         let texts = TEXTS.map(|name| format!(", {name} text")).concat();
         let table = format!(
             "CREATE TABLE flights (id bigserial PRIMARY KEY, number bigint NOT NULL{integers}{texts})"
         );
-        desk.batch_execute(&table).await?;
+        admin.batch_execute(&table).await?;
         let mut connections = Vec::with_capacity(CONNECTIONS);
         for _ in 0..CONNECTIONS {
             let connection = Connection::new(open(socket).await?).await?;
             connections.push(Arc::new(Mutex::new(connection)));
         }
-        Ok(Self { connections, desk })
+        Ok(Self { connections, admin })
     }
 
     /// Empties the table and leaves nothing to write for a checkpoint.
     pub async fn reset(&self) -> anyhow::Result<()> {
         let sql = "TRUNCATE flights RESTART IDENTITY";
-        self.desk.batch_execute(sql).await?;
-        self.desk.batch_execute("CHECKPOINT").await?;
+        self.admin.batch_execute(sql).await?;
+        self.admin.batch_execute("CHECKPOINT").await?;
         Ok(())
     }
 
@@ -98,7 +98,7 @@ impl Postgres {
         );
         let mut types = vec![Type::INT8];
         types.extend(types_of_a_row());
-        let rows = self.desk.copy_out(&sql).await?;
+        let rows = self.admin.copy_out(&sql).await?;
         let mut rows = pin!(BinaryCopyOutStream::new(rows, &types));
         let mut check = Check::new(flights, receipts);
         while let Some(row) = rows.next().await {
@@ -124,7 +124,7 @@ async fn open(socket: &Path) -> anyhow::Result<Client> {
     let mut config = Config::new();
     config.host_path(socket).user("postgres").dbname("postgres");
     let (client, connection) = config.connect(NoTls).await?;
-    // Ends with the client; its errors reach whoever waits for an answer.
+    // Ends with the client; its errors reach the callers that wait for an answer.
     tokio::spawn(connection);
     Ok(client)
 }
@@ -227,7 +227,7 @@ enum Kind {
 }
 
 impl Table {
-    /// A connection that nobody uses; there is one where no more batches are
+    /// A connection that is not in use; there is one where no more batches are
     /// in flight than there are connections.
     async fn free(&self) -> MutexGuard<'_, Connection> {
         let free = self.connections.iter().find_map(|one| one.try_lock().ok());

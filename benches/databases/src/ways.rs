@@ -113,7 +113,7 @@ pub async fn batch_aint_one<B: Bulk>(
     Ok(outcome)
 }
 
-/// Large chunks, cut beforehand, on that many connections, and nobody to
+/// Large chunks, cut beforehand, on that many connections, and no caller to
 /// answer: what the database itself can do.
 pub async fn by_hand<B: Bulk>(
     flights: Vec<Flight>,

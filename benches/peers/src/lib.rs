@@ -2,11 +2,11 @@
 
 pub mod counting;
 pub mod figures;
-pub mod intakes;
 pub mod load;
 pub mod measure;
 pub mod picture;
 pub mod progress;
+pub mod queues;
 pub mod subject;
 pub mod subjects;
 pub mod table;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::runtime;
 
 use crate::load::{Load, Tally, drive};
-use crate::{counting, intakes, subjects};
+use crate::{counting, queues, subjects};
 
 /// A batcher that adds one to each job, behind the one call that its users
 /// make. Each caller has its own clone.
@@ -149,7 +149,7 @@ pub fn main() -> ExitCode {
     let args: Vec<_> = std::env::args().skip(1).collect();
     let outcome = args.split_first().and_then(|(name, load)| {
         let load = Load::from_args(load)?;
-        subjects::run(name, load).or_else(|| intakes::run(name, load))
+        subjects::run(name, load).or_else(|| queues::run(name, load))
     });
     let Some(outcome) = outcome else {
         eprintln!(

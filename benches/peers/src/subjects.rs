@@ -1,5 +1,6 @@
 //! Everything that is compared, by name.
 
+mod add_one;
 mod batch_aint_one;
 #[cfg(feature = "batchy")]
 mod batchy;

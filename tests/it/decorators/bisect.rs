@@ -109,7 +109,7 @@ async fn halves_are_processed_in_order() {
 #[tokio::test(start_paused = true)]
 async fn an_error_that_no_job_causes_is_not_split() {
     let calls = Calls::new();
-    let dead = {
+    let broken = {
         let calls = calls.clone();
         move |jobs: Vec<u32>| {
             calls.note(&jobs);
@@ -118,10 +118,12 @@ async fn an_error_that_no_job_causes_is_not_split() {
     };
     let batcher = batcher(
         4,
-        dead.bisect().when(|error| error.starts_with("constraint")),
+        broken
+            .bisect()
+            .when(|error| error.starts_with("constraint")),
     );
     for result in batcher.submit_all(0..4).await {
-        let error = result.expect("no batch fails").expect_err("dead");
+        let error = result.expect("no batch fails").expect_err("broken");
         assert_eq!(cause(&error), "connection refused");
     }
     assert_eq!(calls.count(), 1);

@@ -124,8 +124,8 @@ async fn dropping_it_finishes_the_batch_in_hand_and_ends_the_thread() {
     let handle = batcher.submit(1);
     settle().await;
     has_started.recv().expect("the thread has it");
-    // The batch is given up while the thread has it in hand, and one more is
-    // given up before the thread comes to it.
+    // The first batch times out while the thread processes it, and the second
+    // before the thread has taken it.
     let error = handle.await.expect_err("too slow");
     assert!(matches!(error, JobError::Failed(_)));
     batcher.submit(2).await.expect_err("too slow, too");
@@ -144,7 +144,7 @@ async fn dropping_it_finishes_the_batch_in_hand_and_ends_the_thread() {
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// A thread that handles each batch when the sender says so, or is dropped. A
-/// batch is given up after an hour.
+/// batch times out after an hour.
 async fn held<J: Send + 'static, R: Send + 'static>(
     size: usize,
     run: impl Fn(Vec<J>) -> Result<Vec<R>, String> + Send + 'static,
@@ -168,7 +168,7 @@ async fn held<J: Send + 'static, R: Send + 'static>(
     (batcher, release, has_started)
 }
 
-async fn given_up<J: Send + 'static, R: Send + std::fmt::Debug + 'static>(
+async fn submit_to_time_out<J: Send + 'static, R: Send + std::fmt::Debug + 'static>(
     batcher: &microbatch::MicroBatch<J, R>,
     jobs: impl IntoIterator<Item = J>,
 ) {
@@ -190,7 +190,7 @@ async fn no_more_batches_wait_for_a_thread_that_hangs_than_are_in_flight() {
     started.recv().expect("the thread has it");
     assert!(hung.await.is_err());
     for _ in 0..1000 {
-        given_up(&batcher, [Arc::clone(&token)]).await;
+        submit_to_time_out(&batcher, [Arc::clone(&token)]).await;
         // The test's own, and the one in the thread's hand.
         assert_eq!(Arc::strong_count(&token), 2);
     }
@@ -204,20 +204,20 @@ async fn no_more_batches_wait_for_a_thread_that_hangs_than_are_in_flight() {
     assert_eq!(started.try_iter().count(), 1);
 }
 
-/// The thread dropped the jobs of a batch that was given up, and died of one
+/// The thread dropped the jobs of a batch that had timed out, and died of one
 /// whose drop panics: every later batch was abandoned.
 #[tokio::test(start_paused = true)]
-async fn jobs_that_panic_when_given_up_leave_the_thread_alone() {
+async fn jobs_of_a_timed_out_batch_may_panic_when_dropped() {
     let run = |jobs: Vec<Bomb>| Ok(jobs.iter().map(|job| job.0).collect());
     let (batcher, release, started) = held(2, run).await;
     let hung = tokio::spawn({
         let batcher = batcher.clone();
-        async move { given_up(&batcher, [1, 2].map(Bomb)).await }
+        async move { submit_to_time_out(&batcher, [1, 2].map(Bomb)).await }
     });
     settle().await;
     started.recv().expect("the thread has it");
-    given_up(&batcher, [LIVE, LIVE].map(Bomb)).await;
-    hung.await.expect("given up");
+    submit_to_time_out(&batcher, [LIVE, LIVE].map(Bomb)).await;
+    hung.await.expect("timed out");
     drop(release);
     tokio::time::resume();
     for (job, result) in (1..).zip(batcher.submit_all([1, 2].map(Bomb)).await) {
@@ -227,7 +227,7 @@ async fn jobs_that_panic_when_given_up_leave_the_thread_alone() {
 
 /// The thread drops results, errors and states, all of which may panic.
 #[tokio::test(start_paused = true)]
-async fn results_and_errors_of_nobody_leave_the_thread_alone() {
+async fn results_and_errors_of_a_timed_out_batch_may_panic_when_dropped() {
     #[derive(Debug)]
     struct Broken(#[allow(dead_code)] Bomb);
     impl std::fmt::Display for Broken {
@@ -255,11 +255,11 @@ async fn results_and_errors_of_nobody_leave_the_thread_alone() {
     for jobs in [[LIVE, LIVE], [0, 0]] {
         let batch = tokio::spawn({
             let batcher = batcher.clone();
-            async move { given_up(&batcher, jobs).await }
+            async move { submit_to_time_out(&batcher, jobs).await }
         });
         settle().await;
         has_started.recv().expect("the thread has it");
-        batch.await.expect("given up");
+        batch.await.expect("timed out");
         go_on.send(()).expect("the thread is there");
     }
     drop(go_on);

@@ -1,18 +1,16 @@
 //! Users' code that panics under a decorator: in the drop, clone, hash or
 //! comparison of a job, in the drop or clone of a result, in an error, a
-//! predicate or a backoff. At most the batch at hand fails, nobody is told that
-//! what was processed has failed, and nothing aborts.
+//! predicate or a backoff. At most the batch at hand fails, no caller is told
+//! that what was processed has failed, and nothing aborts.
 
 use std::hash::{Hash, Hasher};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::thread;
 use std::time::Duration;
 
 use microbatch::{BatchProcessorExt, Elapsed, JobError, MicroBatch};
 
 use super::{batcher, cause};
-use crate::support::soon;
+use crate::support::{Explosive, soon};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
@@ -20,6 +18,7 @@ enum At {
     Clone,
     Drop,
     /// Clones are harmless and have harmless clones.
+    #[cfg_attr(not(feature = "retry"), allow(dead_code))]
     DropOfOriginal,
     /// The original is harmless.
     DropOfClone,
@@ -78,23 +77,6 @@ async fn numbers(jobs: Vec<Bomb>) -> Result<Vec<u32>, String> {
     let numbers = jobs.iter().map(|job| job.0).collect();
     jobs.into_iter().for_each(std::mem::forget);
     Ok(numbers)
-}
-
-/// A future that has its results at once, and panics when it is dropped.
-struct Explosive(Option<Vec<u32>>);
-
-impl Future for Explosive {
-    type Output = Result<Vec<u32>, String>;
-
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(Ok(self.0.take().expect("polled once")))
-    }
-}
-
-impl Drop for Explosive {
-    fn drop(&mut self) {
-        assert!(thread::panicking(), "drop of the future");
-    }
 }
 
 /// An error that panics when it is dropped, or when it is boxed.
@@ -175,7 +157,7 @@ async fn results_stand_whatever_the_drop_of_the_future_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_that_panics_when_it_is_given_up_has_run_out_of_time() {
+async fn a_batch_that_panics_when_dropped_at_its_timeout_has_run_out_of_time() {
     let sleepy = |jobs: Vec<Bomb>| async move {
         if jobs[0].1 == At::Drop {
             std::future::pending::<()>().await;
@@ -281,7 +263,7 @@ async fn results_of_a_wrong_number_may_panic_when_bisect_drops_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn results_may_panic_when_a_search_is_given_up() {
+async fn results_may_panic_when_a_search_ends_early() {
     // Has the results of the first half, and hangs with the second.
     let half = |jobs: Vec<u32>| async move {
         match jobs[..] {
@@ -371,7 +353,7 @@ async fn a_job_that_cannot_be_hashed_or_compared_equals_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_drop_of_equal_jobs_hurts_nobody() {
+async fn the_drop_of_equal_jobs_fails_no_other() {
     let batcher = batcher(4, numbers.coalesce());
     let jobs = (0..4).map(|_| Bomb(1, At::Drop));
     assert_eq!(good(&batcher, jobs).await, [1; 4]);
@@ -540,7 +522,7 @@ mod retry {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_batch_given_up_in_its_pause_may_panic_in_every_drop() {
+    async fn a_batch_dropped_in_its_pause_may_panic_in_every_drop() {
         let retried = once(|| Touchy::Drop).retry(pauses(At::Drop));
         let batcher = batcher(2, retried.timeout(Duration::from_millis(500)));
         let jobs = [1, 2].map(|job| Bomb(job, At::DropOfOriginal));

@@ -7,17 +7,7 @@ use backon::ConstantBuilder;
 use microbatch::{BatchProcessor, BatchProcessorExt};
 
 use super::batcher;
-
-/// Fails batches with job 13, and takes 256 KiB for it.
-async fn large(jobs: Vec<u32>) -> Result<Vec<u32>, String> {
-    let buffer = [jobs.len() as u8; 256 << 10];
-    tokio::task::yield_now().await;
-    assert!(buffer.iter().all(|byte| *byte == jobs.len() as u8));
-    match jobs.contains(&13) {
-        true => Err("unlucky".to_owned()),
-        false => Ok(jobs),
-    }
-}
+use crate::support::{large, on_a_small_stack};
 
 fn once_more() -> ConstantBuilder {
     ConstantBuilder::default().with_max_times(1)
@@ -26,18 +16,7 @@ fn once_more() -> ConstantBuilder {
 /// Has the processor process a batch with job 13 and one without, on a thread
 /// with Tokio's stack.
 fn check<R: Send + 'static>(processor: impl BatchProcessor<u32, R>) {
-    let thread = std::thread::Builder::new().stack_size(2 << 20);
-    let thread = thread.spawn(move || run(processor));
-    thread.expect("started").join().expect("no panic");
-}
-
-fn run<R: Send + 'static>(processor: impl BatchProcessor<u32, R>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
+    on_a_small_stack(|| async {
         let batcher = batcher(4, processor);
         batcher.submit_all([1, 2, 13, 4]).await;
         for result in batcher.submit_all([1, 2, 3, 4]).await {

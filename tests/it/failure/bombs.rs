@@ -1,5 +1,5 @@
 //! Jobs and results whose `Drop` panics: user code that runs wherever a job
-//! ends. Their owners may hear of it; the loop, its other jobs and their
+//! ends. Their owners may see the panic; the worker, its other jobs and their
 //! callers must not.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
@@ -126,26 +126,32 @@ async fn several_at_the_deadline_hurt_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_in_line_does_not_change_what_those_behind_it_hear() {
+async fn one_among_the_waiters_does_not_change_the_replies_behind_it() {
     let batcher = run(hanging().queue_capacity(1));
     let mut stuck = Vec::new();
     for job in 0..3 {
         stuck.extend(submit(&batcher, [Bomb(job)]));
         settle().await;
     }
-    let mut line = submit(&batcher, [LIVE, 4, LIVE, 5].map(Bomb));
-    assert!(line.iter_mut().all(|handle| poll_once(handle).is_pending()));
+    let mut waiting = submit(&batcher, [LIVE, 4, LIVE, 5].map(Bomb));
+    assert!(
+        waiting
+            .iter_mut()
+            .all(|handle| poll_once(handle).is_pending())
+    );
     let closing = tokio::spawn(batcher.shutdown());
-    for answer in answers(line).await {
+    for answer in answers(waiting).await {
         assert!(matches!(answer, Err(JobError::Closed)), "{answer:?}");
     }
-    let closed = soon(closing).await.expect("whoever closes does not panic");
+    let closed = soon(closing)
+        .await
+        .expect("the caller that closes does not panic");
     assert_eq!(closed, Err(ShutdownTimeout { abandoned: 3 }));
 }
 
-/// The stop must reach the loop though the first who asked for it met a bomb.
+/// The stop must reach the worker though the first caller of it met a bomb.
 #[tokio::test(start_paused = true)]
-async fn one_in_line_does_not_keep_the_loop_from_stopping() {
+async fn one_among_the_waiters_does_not_keep_the_worker_from_stopping() {
     let batcher = run(hanging().queue_capacity(1));
     let mut stuck = Vec::new();
     for job in 0..3 {
@@ -173,7 +179,7 @@ async fn one_that_is_never_started_does_not_hurt_who_shuts_down() {
     assert_eq!(batcher.stats().abandoned, 3);
     soon(closing)
         .await
-        .expect("whoever closes does not panic")
+        .expect("the caller that closes does not panic")
         .expect("nothing runs");
 }
 
@@ -183,7 +189,7 @@ async fn one_dropped_with_the_start_future_leaves_no_handle_unanswered() {
     let handles = submit(&batcher, [1, 2, LIVE, 3].map(Bomb));
     let mut start = Box::pin(batcher.start(CancellationToken::new()));
     assert!(poll_once(&mut start).is_pending());
-    // Whoever drops it may hear of the bomb.
+    // The bomb may panic in the task that drops it.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(start)));
     let answers = answers(handles).await;
     assert!(
@@ -197,7 +203,7 @@ async fn one_dropped_with_the_start_future_leaves_no_handle_unanswered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_result_that_nobody_takes_hurts_no_other() {
+async fn a_result_without_a_handle_hurts_no_other() {
     let batcher = run(MicroBatch::builder(|jobs: Vec<u32>| async move {
         Ok::<_, String>(jobs.into_iter().map(Bomb).collect())
     }));

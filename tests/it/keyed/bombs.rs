@@ -2,7 +2,7 @@
 //! fail of it, and no other; no key is lost and no caller panics.
 //!
 //! Once a key whose hash panicked while its processor panicked aborted the
-//! process: it was looked up in a drop.
+//! process: it was hashed in a drop.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,20 +11,13 @@ use microbatch::{CancellationToken, JobError, Keyed, KeyedProcessor};
 use tokio::runtime::Handle;
 
 use super::{Fuse, Key, Place};
-use crate::support::{Bomb, LIVE, settle, soon};
+use crate::support::{Bomb, LIVE, panic_message, settle, soon};
 
 /// What its processor does with a batch.
 #[derive(Clone, Copy)]
 enum Then {
     Answers,
     Panics,
-}
-
-fn message<R: std::fmt::Debug>(answer: Result<R, JobError>) -> String {
-    match answer {
-        Err(JobError::Panicked(message)) => message.to_string(),
-        other => panic!("{other:?}"),
-    }
 }
 
 /// Arms the places that a job names while it is processed.
@@ -70,7 +63,7 @@ async fn one_at_submit_fails_that_submit() {
         let after = keyed.submit(fuse.key(1), None);
         assert_eq!(keyed.live_keys(), 1, "{place:?}");
         for handle in failed {
-            assert_eq!(message(soon(handle).await), format!("{place:?}"));
+            assert_eq!(panic_message(soon(handle).await), format!("{place:?}"));
         }
         soon(before).await.expect("was there before");
         soon(after).await.expect("came after");
@@ -101,7 +94,7 @@ async fn one_while_the_processor_panics_does_not_abort() {
         let keyed = keyed(&fuse, Then::Panics);
         for _ in 0..3 {
             let handle = keyed.submit(fuse.key(1), Some(place));
-            assert_eq!(message(soon(handle).await), "the processor");
+            assert_eq!(panic_message(soon(handle).await), "the processor");
             settle().await;
             assert_eq!(keyed.live_keys(), 0, "{place:?}");
             fuse.disarm();
@@ -117,7 +110,7 @@ async fn a_clone_that_panics_fails_its_batch_alone() {
     let keyed = keyed(&fuse, Then::Answers);
     fuse.arm(Place::Clone);
     let failed = keyed.submit(fuse.key(1), None);
-    assert_eq!(message(soon(failed).await), "Clone");
+    assert_eq!(panic_message(soon(failed).await), "Clone");
     fuse.disarm();
     soon(keyed.submit(fuse.key(1), None)).await.expect("free");
     assert_over(&keyed).await;
@@ -136,7 +129,7 @@ async fn a_clone_that_panics_gives_the_turn_back() {
         .map(|n| keyed.submit(fuse.key(n % 2), None))
         .collect();
     for handle in failed {
-        assert_eq!(message(soon(handle).await), "Clone");
+        assert_eq!(panic_message(soon(handle).await), "Clone");
     }
     fuse.disarm();
     soon(keyed.submit(fuse.key(1), None)).await.expect("free");
@@ -144,7 +137,7 @@ async fn a_clone_that_panics_gives_the_turn_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drop_that_panics_hurts_nobody_wherever_it_is() {
+async fn a_drop_that_panics_fails_no_other_job() {
     let fuse = Fuse::default();
     let keyed = keyed(&fuse, Then::Answers);
     fuse.arm(Place::Drop);
@@ -157,7 +150,7 @@ async fn a_drop_that_panics_hurts_nobody_wherever_it_is() {
     // With a key that cannot be hashed, and with one that is refused.
     fuse.arm(Place::Hash);
     let failed = keyed.submit(fuse.key(1), None);
-    assert_eq!(message(soon(failed).await), "Hash");
+    assert_eq!(panic_message(soon(failed).await), "Hash");
     soon(keyed.shutdown()).await.expect("drains");
     let refused = soon(keyed.submit(fuse.key(1), None)).await;
     assert!(matches!(refused, Err(JobError::Closed)));
@@ -181,9 +174,9 @@ async fn a_job_whose_drop_panics_does_not_hurt_who_submits_it() {
     .expect("valid");
     fuse.arm(Place::Hash);
     let failed = keyed.submit(fuse.key(1), Bomb(LIVE));
-    assert_eq!(message(soon(failed).await), "Hash");
+    assert_eq!(panic_message(soon(failed).await), "Hash");
     let failed = keyed.try_submit(fuse.key(1), Bomb(LIVE)).expect("a handle");
-    assert_eq!(message(soon(failed).await), "Hash");
+    assert_eq!(panic_message(soon(failed).await), "Hash");
     fuse.disarm();
     let heavy = soon(keyed.submit(fuse.key(1), Bomb(LIVE))).await;
     assert!(matches!(heavy, Err(JobError::TooHeavy { .. })), "{heavy:?}");

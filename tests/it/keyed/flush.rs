@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::support::{lock, poll_once, soon};
 
 /// A key leaves as its last batch has been processed, before its callers have
-/// heard of it. A flush in between once found nothing to wait for.
+/// their results. A flush in between once found nothing to wait for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flush_waits_for_the_results_of_a_key_that_has_left() {
     let entered = Arc::new(Notify::new());

@@ -4,7 +4,6 @@ use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::thread;
 
 /// A place of a key's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,19 +92,4 @@ impl Drop for Key {
             self.fuse.pass(Place::Drop);
         }
     }
-}
-
-/// Runs the test on a thread with the stack that Tokio gives to its own, and
-/// fails where it panics.
-pub(crate) fn on_a_small_stack<F: Future>(test: impl FnOnce() -> F + Send + 'static) {
-    let run = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .expect("a runtime");
-        runtime.block_on(async { drop(test().await) });
-    };
-    let thread = thread::Builder::new().stack_size(2 << 20).spawn(run);
-    thread.expect("a thread").join().expect("no panic");
 }

@@ -3,16 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use microbatch::{BatchProcessor, CancellationToken, MicroBatch, MicroBatchBuilder};
 use microbatch::{BatchStorage, PendingJob};
 use tokio::runtime::Builder;
 use tracing::field::{Field, Visit};
 use tracing::subscriber::DefaultGuard;
-use tracing::{Dispatch, Event, Level, Subscriber};
-use tracing_subscriber::layer::{Context, SubscriberExt};
-use tracing_subscriber::{Layer, Registry};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
 
 use crate::support::{Gate, answers, idle, lock, run, secs, settle, soon, submit};
 
@@ -45,12 +45,8 @@ impl<S: Subscriber> Layer<S> for Warnings {
 
 impl Warnings {
     fn start() -> (Self, DefaultGuard) {
-        // As for the capture of `trace`: a second makes `tracing` ask both.
-        static SECOND: OnceLock<Dispatch> = OnceLock::new();
-        SECOND.get_or_init(|| Dispatch::new(Registry::default()));
         let warnings = Self::default();
-        let subscriber = Registry::default().with(warnings.clone());
-        (warnings, tracing::subscriber::set_default(subscriber))
+        (warnings.clone(), super::subscribe(warnings))
     }
 
     fn assert_one(&self, abandoned: u64) {
@@ -180,9 +176,9 @@ async fn a_storage_that_drops_jobs_is_one_warning() {
     warnings.assert_one(90);
 }
 
-/// Jobs that their callers gave up are not lost.
+/// Jobs that were withdrawn are not lost.
 #[tokio::test(start_paused = true)]
-async fn jobs_that_were_given_up_are_no_warning() {
+async fn withdrawn_jobs_are_no_warning() {
     let (warnings, _guard) = Warnings::start();
     let gate = Gate::closed();
     let batcher = run(rows(&gate).cancel_on_drop(true));

@@ -147,7 +147,7 @@ async fn it_is_told_why_a_batch_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_called_once_per_batch_before_its_callers_hear() {
+async fn it_is_called_once_per_batch_before_the_replies() {
     let reports = Reports::default();
     let batcher = run(MicroBatch::builder(Gate::open()).on_batch(reports.hook()));
     for turn in 1..5 {
@@ -175,7 +175,7 @@ async fn it_may_use_the_batcher() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_does_not_see_a_batch_that_was_given_up() {
+async fn it_does_not_see_a_batch_that_was_abandoned() {
     let reports = Reports::default();
     let batcher = run(MicroBatch::builder(Gate::closed()).on_batch(reports.hook()));
     let _handles = submit(&batcher, 0..3);

@@ -69,7 +69,7 @@ async fn a_caller_finds_its_job_counted() {
     }
 }
 
-/// Every kind of ending, with a look at the counters after every step.
+/// Every kind of ending, with a check of the counters after every step.
 #[tokio::test(start_paused = true)]
 async fn the_counters_agree_at_every_moment() {
     let batcher = idle(
@@ -79,7 +79,7 @@ async fn the_counters_agree_at_every_moment() {
             .queue_capacity(5)
             .cancel_on_drop(true),
     );
-    let look = || {
+    let check = || {
         let stats = batcher.stats();
         assert_balanced(stats);
         stats
@@ -95,12 +95,12 @@ async fn the_counters_agree_at_every_moment() {
         };
         let mut handle = batcher.submit(fate);
         let _ = poll_once(&mut handle);
-        look();
+        check();
         match step % 5 {
             0 => drop(handle),
             _ => handles.push(handle),
         }
-        look();
+        check();
         match step {
             20 => drop(tokio::spawn(batcher.start(CancellationToken::new()))),
             60 => soon(batcher.flush()).await,
@@ -108,12 +108,12 @@ async fn the_counters_agree_at_every_moment() {
             _ if step % 11 == 0 => settle().await,
             _ => {}
         }
-        look();
+        check();
     }
     assert!(soon(batcher.shutdown()).await.is_err(), "some batches hang");
-    look();
+    check();
     answers(handles).await;
-    let stats = look();
+    let stats = check();
     let (left, waiting) = (
         stats.queued + stats.pending + stats.processing,
         stats.waiting,

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::{self, Debug, Display, Formatter};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use microbatch::{BatchProcessor, CancellationToken, MicroBatch, MicroBatchBuilder};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::{DefaultGuard, Interest};
-use tracing::{Dispatch, Event, Instrument, Level, Metadata, Subscriber};
+use tracing::{Event, Instrument, Level, Metadata, Subscriber};
 use tracing_core::span::Current;
-use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::{Layer, Registry};
 
 use crate::support::{
     Bomb, Fate, Gate, LIVE, answers, assert_balanced, decide, idle, lock, poll_once, results, run,
@@ -73,14 +73,8 @@ struct Capture {
 
 impl Capture {
     fn start() -> (Self, DefaultGuard) {
-        // Where there is but one subscriber, the thread that first reaches a
-        // span or an event decides for all whether it is of interest, and that
-        // may be a test without one. A second makes `tracing` ask both.
-        static SECOND: OnceLock<Dispatch> = OnceLock::new();
-        SECOND.get_or_init(|| Dispatch::new(Registry::default()));
         let capture = Self::default();
-        let subscriber = Registry::default().with(capture.clone());
-        (capture, tracing::subscriber::set_default(subscriber))
+        (capture.clone(), super::subscribe(capture))
     }
 
     fn spans(&self, name: &str) -> Vec<Seen> {
@@ -320,7 +314,7 @@ async fn a_failed_batch_is_one_error_with_its_cause() {
     }
 }
 
-/// An error that panics when it is shown, as it is only where somebody listens.
+/// An error that panics when it is shown, as it is only where a subscriber listens.
 #[derive(Debug)]
 struct Mute;
 
@@ -385,7 +379,7 @@ async fn jobs_themselves_are_not_logged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_event_about_a_job_that_nobody_has_taken_has_the_name() {
+async fn the_event_about_a_job_without_a_worker_has_the_name() {
     let (capture, _guard) = Capture::start();
     let batcher = MicroBatch::builder(|_: Vec<Bomb>| async { Ok::<Vec<()>, String>(Vec::new()) });
     let batcher = idle(batcher.name("words").max_batch_size(1));
@@ -410,7 +404,7 @@ async fn every_event_about_a_panic_has_the_name() {
         })
         .name("words")
     };
-    // A result that nobody takes, too many results, and a hook.
+    // A result without a handle, too many results, and a hook.
     let batcher = run(named(1).on_batch(|_| panic!("hook")));
     drop(batcher.submit(1));
     soon(batcher.shutdown()).await.expect("drains");

@@ -15,7 +15,7 @@ async fn a_permit_holds_room_until_it_is_used() {
     let _first = batcher.submit(0);
     assert!(
         batcher.try_submit(1).is_err(),
-        "the other place is reserved"
+        "the rest of the room is reserved"
     );
     let _second = permit.submit(1);
     let stats = batcher.stats();
@@ -33,7 +33,7 @@ async fn an_unused_permit_gives_its_room_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unused_permit_lets_the_next_in_line_go() {
+async fn an_unused_permit_gives_its_room_to_the_next_waiter() {
     let batcher = run(MicroBatch::builder(Gate::open()).queue_capacity(1));
     let permit = soon(batcher.reserve()).await.expect("room");
     let next = tokio::spawn(batcher.submit(1));
@@ -49,19 +49,19 @@ async fn an_unused_permit_lets_the_next_in_line_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn giving_up_a_reservation_gives_up_the_place_in_line() {
+async fn a_dropped_reservation_leaves_the_waiters() {
     let gate = Gate::closed();
     let (batcher, handles) = crowded(&gate).await;
     assert!(timeout(secs(1), batcher.reserve()).await.is_err());
     assert_eq!(batcher.stats().waiting, 0);
     gate.pass(9);
     results(handles).await;
-    assert!(batcher.try_submit(9).is_ok(), "no room is held for nobody");
+    assert!(batcher.try_submit(9).is_ok(), "no room is held");
 }
 
-/// The room falls free while the future exists and nobody polls it again.
+/// The room falls free while the future exists and is not polled again.
 #[tokio::test(start_paused = true)]
-async fn room_granted_to_a_reservation_that_is_given_up_is_not_lost() {
+async fn room_granted_to_a_reservation_that_is_dropped_is_not_lost() {
     let gate = Gate::closed();
     let (batcher, handles) = crowded(&gate).await;
     let mut reservation = Box::pin(batcher.reserve());
@@ -106,7 +106,7 @@ async fn permits_may_take_all_room_at_once() {
 }
 
 /// What is queued is all that can be queued while the rest is reserved, so the
-/// loop must take it up rather than wait for more.
+/// worker must take it up rather than wait for more.
 #[tokio::test(start_paused = true)]
 async fn reservations_do_not_starve_a_batch() {
     let gate = Gate::open();
@@ -125,8 +125,8 @@ async fn reservations_do_not_starve_a_batch() {
     assert_eq!(gate.batches(), [[0, 1, 2, 3]]);
 }
 
-/// The same the other way round: the room is reserved while the loop already
-/// sleeps over an empty queue, and then a job takes what is left of it.
+/// The same the other way round: the room is reserved while the worker is
+/// already parked over an empty queue, and then a job takes what is left of it.
 #[tokio::test(start_paused = true)]
 async fn a_job_beside_a_reservation_does_not_starve_a_batch() {
     let gate = Gate::open();
@@ -146,7 +146,7 @@ async fn a_job_beside_a_reservation_does_not_starve_a_batch() {
     assert_eq!(gate.batches(), [[0, 1, 2, 3]]);
 }
 
-/// And once more: the room was reserved before the loop fell asleep.
+/// And once more: the room was reserved before the worker parked.
 #[tokio::test(start_paused = true)]
 async fn a_job_beside_an_old_reservation_does_not_starve_a_batch() {
     let gate = Gate::open();

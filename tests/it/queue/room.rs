@@ -40,7 +40,7 @@ async fn a_closed_queue_gives_the_job_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_loop_has_taken_up_takes_no_room() {
+async fn what_the_worker_has_received_takes_no_room() {
     let gate = Gate::closed();
     let batcher = run(MicroBatch::builder(gate.clone()).queue_capacity(10));
     let mut handles = Vec::new();
@@ -57,7 +57,7 @@ async fn what_the_loop_has_taken_up_takes_no_room() {
     results(handles).await;
 }
 
-/// Beyond the queue a job stood in line only once its handle was polled. So a
+/// Beyond the queue a job became a waiter only once its handle was polled. So a
 /// thousand handles awaited one after the other went one an interval: 901 s.
 #[tokio::test(start_paused = true)]
 async fn handles_awaited_one_after_the_other_make_full_batches() {
@@ -86,7 +86,7 @@ async fn jobs_are_processed_in_the_order_submitted_however_they_are_awaited() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handle_that_nobody_polls_stands_in_line() {
+async fn a_handle_that_is_not_polled_waits_for_room() {
     let gate = Gate::closed();
     let (batcher, handles) = crowded(&gate).await;
     let unawaited = batcher.submit(99);
@@ -100,18 +100,18 @@ async fn a_handle_that_nobody_polls_stands_in_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropping_a_handle_in_line_withdraws_its_job() {
+async fn dropping_a_waiting_handle_withdraws_its_job() {
     let gate = Gate::closed();
     let (batcher, handles) = crowded(&gate).await;
-    let mut line = submit(&batcher, 10..110);
+    let mut waiting = submit(&batcher, 10..110);
     for at in (0..100).rev().filter(|at| at % 10 != 0) {
-        drop(line.remove(at));
+        drop(waiting.remove(at));
     }
     let stats = batcher.stats();
     assert_eq!((stats.waiting, stats.withdrawn_waiting), (10, 90));
     gate.pass(20);
     results(handles).await;
-    results(line).await;
+    results(waiting).await;
     let processed = gate.batches().into_iter().flatten();
     assert!(processed.skip(3).eq((10..110).step_by(10)));
     assert_balanced(batcher.stats());

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::doubles::{Answer, Task};
 use super::scenario::{Caller, Job, Permit, Reserver, Stays};
-use super::seen::{Handle, Outcome, Place, ReservationSeen, Way};
+use super::seen::{Admission, Handle, Outcome, ReservationSeen, Way};
 use super::world::{Door, Holds, World};
 
 /// A handle, which tells what becomes of it.
@@ -51,7 +51,7 @@ impl Held {
                 .with_job(self.id, |job, now| job.accepted_by(now)),
             Err(error) => {
                 self.world
-                    .with_job(self.id, |job, _| job.place = Place::Refused);
+                    .with_job(self.id, |job, _| job.admission = Admission::Refused);
                 self.refusal = Some(Outcome::from(error));
             }
         }
@@ -117,7 +117,7 @@ impl Drop for Held {
             return;
         }
         // It may have been accepted since it was asked about last.
-        if self.world.seen().jobs[self.id].place == Place::InLine {
+        if self.world.seen().jobs[self.id].admission == Admission::Waiting {
             let _ = self.poll_accepted(&mut Context::from_waker(Waker::noop()));
         }
         self.world
@@ -230,7 +230,7 @@ pub(crate) async fn submit_all(door: Door, jobs: Vec<Job>) {
         made.push(task.id);
         maker.with_job(task.id, |job, now| {
             job.entered = Some(now);
-            job.place = Place::InLine;
+            job.admission = Admission::Waiting;
         });
         task
     });
@@ -272,16 +272,18 @@ impl Drop for Sending {
         for id in ids {
             self.world.with_job(id, |job, now| {
                 job.handle = Handle::Dropped(now);
-                job.place = match job.place {
-                    // Its job went with its handle, in line or not.
-                    Place::InLine if cancels && job.dropped => Place::Unclear,
+                job.admission = match job.admission {
+                    // Its job went with its handle, waiting or not.
+                    Admission::Waiting if cancels && job.dropped => Admission::Unclear,
                     // Only a job that waits for room goes with its handle.
-                    Place::InLine if id == last && was_there && job.dropped => Place::Refused,
-                    Place::InLine if id == last && was_there => {
+                    Admission::Waiting if id == last && was_there && job.dropped => {
+                        Admission::Refused
+                    }
+                    Admission::Waiting if id == last && was_there => {
                         return job.accepted_by(now);
                     }
-                    Place::InLine => Place::Unclear,
-                    place => place,
+                    Admission::Waiting => Admission::Unclear,
+                    admission => admission,
                 };
             });
         }
@@ -342,8 +344,8 @@ pub(crate) async fn reserve(door: Door, reserver: Reserver) {
     let before = door.micro_batch.stats().accepted;
     let handle = granted.submit(task);
     if handle.is_finished() {
-        // Its room has gone to the next in line.
-        world.with_job(id, |job, _| job.place = Place::Refused);
+        // Its room has gone to the next waiter.
+        world.with_job(id, |job, _| job.admission = Admission::Refused);
         if open && !door.is_too_heavy(job) && world.panic_of_the_weigher(id).is_none() {
             world.blame(format!("job {id}: refused in spite of its permit"));
         }
@@ -358,7 +360,7 @@ pub(crate) async fn reserve(door: Door, reserver: Reserver) {
     Held::new(&world, id, handle).await;
 }
 
-/// Somebody waits for room, or has it.
+/// A caller waits for room, or has it.
 struct Reserving {
     world: Arc<World>,
     number: usize,
@@ -373,7 +375,7 @@ impl Reserving {
         seen.reservations.push(ReservationSeen {
             asked,
             granted: None,
-            given_up: None,
+            left: None,
         });
         Self {
             world: Arc::clone(world),
@@ -386,11 +388,11 @@ impl Drop for Reserving {
     fn drop(&mut self) {
         let now = self.world.now();
         self.world.reserving(|count| *count -= 1);
-        self.world.seen().reservations[self.number].given_up = Some(now);
+        self.world.seen().reservations[self.number].left = Some(now);
     }
 }
 
-/// Somebody holds a permit for certain.
+/// A caller holds a permit for certain.
 struct Permitted<'a>(&'a World);
 
 impl<'a> Permitted<'a> {

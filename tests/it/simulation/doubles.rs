@@ -40,7 +40,7 @@ impl Task {
             self.world.blame(format!("job {}: weighed twice", self.id));
         }
         if let Some(door) = self.world.door() {
-            door.look();
+            door.observe();
         }
         if self.plan.bites {
             panics::panic_as_expected(&panics::of_job(self.id));
@@ -59,7 +59,7 @@ impl Drop for Task {
         }
         // The crate must not drop a job while it holds a lock.
         if let Some(door) = self.world.door() {
-            door.look();
+            door.observe();
         }
     }
 }
@@ -193,7 +193,7 @@ impl Work {
         }
         drop(seen);
         if let Some(door) = world.door() {
-            door.look();
+            door.observe();
         }
         Self {
             world: Arc::clone(world),
@@ -324,7 +324,7 @@ pub(crate) fn hook(world: &Arc<World>) -> impl Fn(&BatchReport<'_>) + Send + Syn
         drop(seen);
         let door = world.door();
         if let Some(door) = &door {
-            door.look();
+            door.observe();
         }
         match (world.scenario.batch(number).hook, door) {
             (Hook::Panics, _) => panics::panic_as_expected(&panics::of_hook(number)),

@@ -11,7 +11,7 @@ use microbatch::FlushReason;
 use super::doubles::value_of;
 use super::panics;
 use super::scenario::{Scenario, Storage};
-use super::seen::{Asked, BatchSeen, End, Handle, JobSeen, Moment, Outcome, Place, Seen, Way};
+use super::seen::{Admission, Asked, BatchSeen, End, Handle, JobSeen, Moment, Outcome, Seen, Way};
 
 /// A timer may be that late.
 const LATE: u64 = 1;
@@ -53,22 +53,22 @@ impl Model<'_> {
         }
     }
 
-    /// Whether jobs may be given up at that moment, all that there are.
-    fn may_give_up(&self, at: Moment) -> bool {
+    /// Whether jobs may be abandoned at that moment, all that there are.
+    fn may_abandon(&self, at: Moment) -> bool {
         let loop_ = &self.seen.loop_;
-        let unstarted = !loop_.claimed && self.seen.closed.is_some_and(|closed| closed <= at);
+        let unstarted = !loop_.started && self.seen.closed.is_some_and(|closed| closed <= at);
         let cut_short = loop_.cut_short.is_some_and(|cut| cut <= at);
         unstarted || cut_short || self.deadline().is_some_and(|deadline| deadline <= at.ms)
     }
 
-    /// When a stop gives up.
+    /// When a stop runs out of time.
     fn deadline(&self) -> Option<u64> {
         Some(self.stopped?.ms + self.scenario.options.shutdown_timeout?)
     }
 
     /// Whether the job was seen to be accepted, sooner or later.
     fn was_accepted(job: &JobSeen) -> bool {
-        job.place == Place::Accepted
+        job.admission == Admission::Accepted
     }
 
     fn job(&mut self, id: usize, job: &JobSeen) {
@@ -93,7 +93,7 @@ impl Model<'_> {
             .map(|&number| &self.seen.batches[number]);
         match &job.handle {
             // It was given back, or is none of a single caller's.
-            Handle::Held => self.check(job.place == Place::Refused, || {
+            Handle::Held => self.check(job.admission == Admission::Refused, || {
                 format!("job {id}: never answered")
             }),
             Handle::Dropped(at) => self.unanswered(id, job, *at),
@@ -113,7 +113,7 @@ impl Model<'_> {
                         closed && batch.is_none() && job.accepted.is_none()
                     }
                     (Outcome::Abandoned, None) => {
-                        self.may_give_up(*at) && batch.is_none_or(was_dropped)
+                        self.may_abandon(*at) && batch.is_none_or(was_dropped)
                             || job.lost
                             || self.is_withheld(*at)
                     }
@@ -154,7 +154,7 @@ impl Model<'_> {
                 let excused = job.lost
                     || options.cancel_on_drop
                     || options.storage == Storage::Denies
-                    || self.may_give_up(self.seen.end);
+                    || self.may_abandon(self.seen.end);
                 self.check(excused, || format!("job {id}: accepted and lost; {job:?}"));
             }
             None => {}
@@ -178,7 +178,7 @@ impl Model<'_> {
         let Some((ended, end)) = batch.ended else {
             return self.check(false, || format!("batch {number} never ended"));
         };
-        let allowed = end != End::Dropped || self.may_give_up(ended);
+        let allowed = end != End::Dropped || self.may_abandon(ended);
         self.check(allowed, || {
             format!("batch {number} was dropped at {ended:?}")
         });
@@ -271,8 +271,8 @@ impl Model<'_> {
             let (Some(entered), Some(accepted)) = (job.entered, self.surely_accepted(job)) else {
                 continue;
             };
-            // Who enters finds room or joins the line, and the line is first
-            // come first served. Only a permit lets its holder pass the line.
+            // A job finds room or becomes a waiter, and waiters are served first
+            // come, first served. Only the holder of a permit passes them.
             if job.way != Way::Permit {
                 let in_order = entered >= last_entered;
                 self.check(in_order, || format!("job {id}: overtaken; {job:?}"));
@@ -286,7 +286,7 @@ impl Model<'_> {
         }
     }
 
-    /// When the job had been accepted at the latest: when somebody behind it
+    /// When the job had been accepted at the latest: when a job behind it
     /// had found room.
     fn surely_accepted(&self, job: &JobSeen) -> Option<Moment> {
         let entered = job.entered?;
@@ -321,8 +321,8 @@ impl Model<'_> {
             let Some(answered) = flush.answered else {
                 continue;
             };
-            let given_up = self.may_give_up(answered);
-            if !given_up {
+            let abandoned = self.may_abandon(answered);
+            if !abandoned {
                 for (id, job) in self.seen.jobs.iter().enumerate() {
                     let meant = self.surely_accepted(job).is_some_and(|at| at < flush.asked);
                     let batches = job.batches.iter().map(|&number| &self.seen.batches[number]);
@@ -337,7 +337,7 @@ impl Model<'_> {
             let taken_over = self
                 .stopped
                 .is_some_and(|stopped| stopped.ms <= answered.ms);
-            let began = self.seen.loop_.began.filter(|_| !given_up && !taken_over);
+            let began = self.seen.loop_.began.filter(|_| !abandoned && !taken_over);
             let Some(began) = began.filter(|_| self.scenario.options.storage.is_plain()) else {
                 continue;
             };
@@ -434,8 +434,13 @@ impl Model<'_> {
     fn stats(&mut self) {
         let seen = self.seen;
         let Some(stats) = seen.stats else { return };
-        let count = |place| seen.jobs.iter().filter(|job| job.place == place).count() as u64;
-        let (accepted, unclear) = (count(Place::Accepted), count(Place::Unclear));
+        let count = |admission| {
+            seen.jobs
+                .iter()
+                .filter(|job| job.admission == admission)
+                .count() as u64
+        };
+        let (accepted, unclear) = (count(Admission::Accepted), count(Admission::Unclear));
         let sizes = |well: bool| {
             let ended = seen.batches.iter().filter(|batch| match batch.ended {
                 Some((_, End::Dropped)) | None => false,
@@ -450,20 +455,21 @@ impl Model<'_> {
         let unwanted = unseen.filter(|job| matches!(job.handle, Handle::Dropped(_)));
         let unwanted = unwanted.count() as u64 + unclear;
         let lost = seen.jobs.iter().filter(|job| job.lost).count() as u64;
-        // What the storage dropped may have been given up before.
+        // What the storage dropped may have been withdrawn before.
         let either = seen.jobs.iter().filter(|job| {
             let cancels = self.scenario.options.cancel_on_drop;
             cancels && job.lost && matches!(job.handle, Handle::Dropped(_))
         });
         let either = either.count() as u64;
-        let clean = !self.may_give_up(seen.end);
+        let clean = !self.may_abandon(seen.end);
         let denies = self.scenario.options.storage == Storage::Denies;
         let right = (accepted..=accepted + unclear).contains(&stats.accepted)
             && stats.completed == sizes(true)
             && stats.failed == sizes(false)
             && stats.withdrawn <= unwanted + either
             && (stats.withdrawn == 0 || self.scenario.options.cancel_on_drop)
-            && stats.withdrawn_waiting <= count(Place::InLine) + count(Place::Refused) + unclear
+            && stats.withdrawn_waiting
+                <= count(Admission::Waiting) + count(Admission::Refused) + unclear
             && stats.abandoned >= lost - either
             && (!clean || denies || (lost - either..=lost).contains(&stats.abandoned))
             && stats.batches >= seen.batches.len() as u64
@@ -482,10 +488,10 @@ impl Model<'_> {
         });
     }
 
-    /// Nobody waits without a reason: while a slot is free and time passes, the
+    /// No job waits without a reason: while a slot is free and time passes, the
     /// jobs there are make no full batch, none of them has waited for the
-    /// interval, nor all of them together for the cost of a flush, and nobody
-    /// has asked for them.
+    /// interval, nor all of them together for the cost of a flush, and no flush
+    /// was requested.
     fn waiting(&mut self) {
         let options = &self.scenario.options;
         let seen = self.seen;
@@ -586,7 +592,7 @@ impl Model<'_> {
         let interval = self.scenario.options.interval.unwrap_or(u64::MAX - LATE);
         // One that drops what it has held has younger jobs than it was seen to hold.
         let storage = self.scenario.options.storage;
-        // One that holds only what was given up has nothing to give.
+        // One that holds only withdrawn jobs has nothing to give.
         let cancels = self.scenario.options.cancel_on_drop;
         if cancels || matches!(storage, Storage::Denies | Storage::Forgets(_)) {
             return;
@@ -629,7 +635,7 @@ impl Model<'_> {
                 .first()
                 .map(|&number| &self.seen.batches[number]);
             job.entered.is_some_and(|entered| entered < accepted)
-                && job.place != Place::Refused
+                && job.admission != Admission::Refused
                 && batch.is_none_or(|batch| batch.began.ms > at)
         });
         let (count, weight) = ahead.fold((0, 0), |(count, weight), job| {

@@ -43,8 +43,7 @@ pub(crate) fn watch(seed: Option<u64>) {
                 return;
             }
             if let Some(seed) = SEED.take() {
-                // Past the test harness. Where nobody listens there is nobody to
-                // tell.
+                // Past the test harness. Without a stderr the message is lost.
                 let _ = writeln!(stderr(), "seed {seed}, replay with\n{}", replay(seed));
             }
             default(panic);

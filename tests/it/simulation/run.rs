@@ -54,7 +54,7 @@ pub(crate) fn run(scenario: &Scenario) -> Result<Seen, String> {
 fn unanswered(seen: &Seen) -> String {
     let jobs = seen.jobs.iter().enumerate();
     let open = jobs.filter(|(_, job)| job.handle == super::seen::Handle::Held);
-    let jobs: Vec<_> = open.map(|(id, job)| (id, job.place)).collect();
+    let jobs: Vec<_> = open.map(|(id, job)| (id, job.admission)).collect();
     let flushes = seen.flushes.iter().filter(|flush| flush.answered.is_none());
     let shutdowns = seen.shutdowns.iter();
     let shutdowns = shutdowns.filter(|shutdown| shutdown.answered.is_none());
@@ -71,7 +71,7 @@ async fn drive(world: &Arc<World>) {
     build(world);
     for (step, pause) in &world.scenario.steps {
         take(world, step);
-        look(world);
+        observe(world);
         match *pause {
             Pause::None => {}
             Pause::Yields(times) => {
@@ -85,7 +85,7 @@ async fn drive(world: &Arc<World>) {
                 sleep(Duration::from_millis(ms)).await;
             }
         }
-        look(world);
+        observe(world);
     }
     end(world).await;
 }
@@ -132,7 +132,7 @@ where
             world.open(running.expect("valid options"));
             let now = world.now();
             let mut seen = world.seen();
-            seen.loop_.claimed = true;
+            seen.loop_.started = true;
             seen.loop_.began = Some(now);
         }
         Start::Spawned { polls } => {
@@ -191,10 +191,10 @@ fn take(world: &Arc<World>, step: &Step) {
 fn start(world: &Arc<World>, polls: Option<usize>) {
     let Some(door) = world.door() else { return };
     let seen = world.seen();
-    let claimed = seen.loop_.claimed;
-    let skipped = !claimed && seen.closed.is_some();
+    let started = seen.loop_.started;
+    let skipped = !started && seen.closed.is_some();
     drop(seen);
-    if !claimed && !skipped {
+    if !started && !skipped {
         let loop_ = Loop::new(&door, polls);
         drop(door);
         let task = world.spawn(Holds::Nothing, loop_);
@@ -204,7 +204,7 @@ fn start(world: &Arc<World>, polls: Option<usize>) {
     let second = door.micro_batch.start(world.cancel.clone());
     drop(door);
     match second.now_or_never() {
-        Some(Err(StartError::AlreadyStarted)) if claimed => {}
+        Some(Err(StartError::AlreadyStarted)) if started => {}
         Some(Ok(())) if skipped => {}
         result => world.blame(format!("a start that has nothing to start: {result:?}")),
     }
@@ -217,9 +217,9 @@ fn cancel(world: &Arc<World>) {
 }
 
 /// Checks what must be true between any two steps.
-fn look(world: &Arc<World>) {
+fn observe(world: &Arc<World>) {
     let Some(door) = world.door() else { return };
-    door.look();
+    door.observe();
     let running = door.micro_batch.is_running();
     let seen = world.seen();
     let loop_ = &seen.loop_;
@@ -227,8 +227,8 @@ fn look(world: &Arc<World>) {
     // Of a loop that it did not start itself the world sees no end.
     let may_end = world.scenario.options.start == Start::Running && seen.stopped().is_some();
     let right = match running {
-        true => loop_.claimed && !over,
-        false => !loop_.claimed || over || may_end,
+        true => loop_.started && !over,
+        false => !loop_.started || over || may_end,
     };
     drop(seen);
     if !right {
@@ -278,7 +278,7 @@ async fn end(world: &Arc<World>) {
         Ending::Shutdown => {}
         Ending::Cancel => {
             cancel(world);
-            let began = world.seen().loop_.claimed;
+            let began = world.seen().loop_.started;
             while began
                 && world
                     .door()
@@ -297,7 +297,7 @@ async fn end(world: &Arc<World>) {
                 while !task.is_finished() {
                     yield_now().await;
                 }
-                look(world);
+                observe(world);
             }
         }
     }
@@ -305,7 +305,7 @@ async fn end(world: &Arc<World>) {
         let shutdown = callers::shutdown(&door);
         drop(door);
         shutdown.await;
-        look(world);
+        observe(world);
         is_over(world);
     } else {
         // Who holds a clone and waits before any start would wait for ever.
@@ -337,7 +337,7 @@ fn is_over(world: &World) {
 /// Checks how a `MicroBatch` behaves that has ended.
 fn closed_for_good(door: &Door) {
     let world = &door.world;
-    door.look();
+    door.observe();
     let id = {
         let mut held = door.submit(Job::default());
         let id = held.id;
@@ -367,7 +367,7 @@ fn closed_for_good(door: &Door) {
     world.seen().stats = Some(stats);
 }
 
-/// Looks at what has outlived the runtime.
+/// Observes what has outlived the runtime.
 fn when_all_is_over(world: &Arc<World>) {
     if let Some(door) = world.door() {
         // For one that was never started this is the end.

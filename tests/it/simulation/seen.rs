@@ -40,7 +40,7 @@ pub(crate) struct Seen {
 pub(crate) struct JobSeen {
     pub(crate) plan: Job,
     pub(crate) way: Way,
-    pub(crate) place: Place,
+    pub(crate) admission: Admission,
     /// Since when the job could have been accepted.
     pub(crate) entered: Option<Moment>,
     /// When it was certain that the job had been accepted.
@@ -61,15 +61,15 @@ pub(crate) enum Way {
     SubmitAll,
 }
 
-/// How far a job has come.
+/// Whether a job has been accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Admission {
     /// Not submitted yet.
     Outside,
-    InLine,
+    Waiting,
     Accepted,
     Refused,
-    /// Dropped by its caller at a moment of which nobody can tell.
+    /// Dropped by its caller, before or after it was accepted.
     Unclear,
 }
 
@@ -182,13 +182,13 @@ pub(crate) struct ReservationSeen {
     pub(crate) asked: Moment,
     pub(crate) granted: Option<Moment>,
     /// Neither waited for nor held any more.
-    pub(crate) given_up: Option<Moment>,
+    pub(crate) left: Option<Moment>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct LoopSeen {
-    /// `start` was called, and it was the first to claim the loop.
-    pub(crate) claimed: bool,
+    /// `start` was called, and it was the first call.
+    pub(crate) started: bool,
     pub(crate) began: Option<Moment>,
     /// Dropped before it had ended, by itself or with its runtime.
     pub(crate) cut_short: Option<Moment>,
@@ -199,7 +199,7 @@ pub(crate) struct LoopSeen {
 impl JobSeen {
     /// Notes that the job has been accepted, at that moment or before.
     pub(crate) fn accepted_by(&mut self, now: Moment) {
-        self.place = Place::Accepted;
+        self.admission = Admission::Accepted;
         self.entered.get_or_insert(now);
         self.accepted.get_or_insert(now);
     }
@@ -213,7 +213,7 @@ impl Seen {
         Some(stopped.max(began))
     }
 
-    /// The first moment at which the intake may be closed.
+    /// The first moment at which the queue may be closed.
     pub(crate) fn closed_from(&self) -> Option<Moment> {
         let closed = self.closed.into_iter();
         closed

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use microbatch::FlushReason;
 
-use super::seen::{End, Handle, JobSeen, Outcome, Place, Seen, Way};
+use super::seen::{Admission, End, Handle, JobSeen, Outcome, Seen, Way};
 
 /// What many runs have shown, and how often.
 #[derive(Debug, Default)]
@@ -27,11 +27,11 @@ const ALL: &[&str] = &[
     "batch: well",
     "batch: wrong count",
     "dropped: after its batch",
-    "dropped: for ever in line",
+    "dropped: never accepted",
     "dropped: in flight",
     "dropped: pending",
     "flush: done",
-    "flush: given up",
+    "flush: dropped",
     "flushed by cost",
     "flushed by idle",
     "flushed by interval",
@@ -44,7 +44,7 @@ const ALL: &[&str] = &[
     "loop: never started",
     "loop: timed out",
     "refused: try_submit",
-    "reservation: given up",
+    "reservation: dropped",
     "reservation: granted",
     "storage: lost a job",
     "stopped: by a token",
@@ -85,13 +85,13 @@ impl Sights {
         for flush in &seen.flushes {
             see(match flush.answered {
                 Some(_) => "flush: done",
-                None => "flush: given up",
+                None => "flush: dropped",
             });
         }
         for reservation in &seen.reservations {
             see(match reservation.granted {
                 Some(_) => "reservation: granted",
-                None => "reservation: given up",
+                None => "reservation: dropped",
             });
         }
         let loop_ = &seen.loop_;
@@ -130,15 +130,19 @@ fn job_sight(seen: &Seen, job: &JobSeen) -> &'static str {
             Way::TrySubmit => "refused: try_submit",
             _ => "never answered",
         },
-        Handle::Dropped(at) => match (job.place, batch) {
-            (Place::Outside | Place::InLine | Place::Refused, _) => "dropped: for ever in line",
-            (Place::Unclear, _) => "dropped: perhaps accepted",
-            (Place::Accepted, Some(batch)) if batch.began > *at => "dropped: pending",
-            (Place::Accepted, Some(batch)) if batch.ended.is_none_or(|(ended, _)| ended > *at) => {
+        Handle::Dropped(at) => match (job.admission, batch) {
+            (Admission::Outside | Admission::Waiting | Admission::Refused, _) => {
+                "dropped: never accepted"
+            }
+            (Admission::Unclear, _) => "dropped: perhaps accepted",
+            (Admission::Accepted, Some(batch)) if batch.began > *at => "dropped: pending",
+            (Admission::Accepted, Some(batch))
+                if batch.ended.is_none_or(|(ended, _)| ended > *at) =>
+            {
                 "dropped: in flight"
             }
-            (Place::Accepted, Some(_)) => "dropped: after its batch",
-            (Place::Accepted, None) => "dropped: accepted and never processed",
+            (Admission::Accepted, Some(_)) => "dropped: after its batch",
+            (Admission::Accepted, None) => "dropped: accepted and never processed",
         },
         Handle::Resolved(_, outcome) => match outcome {
             Outcome::Result(_) => "answered: result",

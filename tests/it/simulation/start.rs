@@ -22,11 +22,11 @@ pub(crate) struct Loop {
 }
 
 impl Loop {
-    /// Starts the loop of which this is the first claim.
+    /// Starts the worker, which was not started before.
     pub(crate) fn new(door: &Door, polls: Option<usize>) -> Self {
         let world = Arc::clone(&door.world);
         let run = door.micro_batch.start(world.cancel.clone());
-        world.seen().loop_.claimed = true;
+        world.seen().loop_.started = true;
         Self {
             world,
             run: Some(Box::pin(run)),

@@ -13,7 +13,9 @@ use super::callers::Held;
 use super::doubles::{Answer, Task};
 use super::panics;
 use super::scenario::{self, Ending, Scenario, Storage};
-use super::seen::{FlushSeen, Handle, JobSeen, Moment, Outcome, Place, Seen, ShutdownSeen, Way};
+use super::seen::{
+    Admission, FlushSeen, Handle, JobSeen, Moment, Outcome, Seen, ShutdownSeen, Way,
+};
 
 pub(crate) struct World {
     pub(crate) scenario: Scenario,
@@ -102,7 +104,7 @@ impl World {
         let now = self.now();
         let mut seen = self.seen();
         let all_is_over = self.scenario.ending != Ending::DropRuntime;
-        if seen.loop_.claimed && seen.loop_.ended.is_none() && !all_is_over {
+        if seen.loop_.started && seen.loop_.ended.is_none() && !all_is_over {
             seen.loop_.cut_short.get_or_insert(now);
         }
     }
@@ -194,7 +196,7 @@ impl World {
         seen.jobs.push(JobSeen {
             plan,
             way,
-            place: Place::Outside,
+            admission: Admission::Outside,
             entered: None,
             accepted: None,
             handle: Handle::Held,
@@ -218,17 +220,17 @@ impl World {
         self.with_job(id, |job, now| {
             match &outcome {
                 Outcome::Closed | Outcome::TooHeavy { .. } if job.accepted.is_none() => {
-                    job.place = Place::Refused;
+                    job.admission = Admission::Refused;
                 }
                 Outcome::Panicked(message) if Some(message) == panic_of_the_weigher.as_ref() => {
-                    job.place = Place::Refused;
+                    job.admission = Admission::Refused;
                 }
                 _ => job.accepted_by(now),
             }
             job.handle = Handle::Resolved(now, outcome);
         });
         if let Some(door) = self.door() {
-            door.look();
+            door.observe();
         }
     }
 
@@ -283,7 +285,7 @@ impl Drop for Door {
 }
 
 impl World {
-    /// Notes what closes the intake at once.
+    /// Notes what closes the queue at once.
     pub(crate) fn closes(&self) {
         let now = self.now();
         self.seen().closed.get_or_insert(now);
@@ -343,7 +345,8 @@ impl Door {
             }
             Err(refused) => refused,
         };
-        self.world.with_job(id, |job, _| job.place = Place::Refused);
+        self.world
+            .with_job(id, |job, _| job.admission = Admission::Refused);
         let right = match &refused {
             TrySubmitError::Full(_) => !self.micro_batch.is_closed() && self.may_be_full(),
             TrySubmitError::Closed(_) => self.micro_batch.is_closed(),
@@ -367,11 +370,11 @@ impl Door {
         self.world
             .with_job(id, |job, now| match (accepted, refused) {
                 (1, false) => job.accepted_by(now),
-                (0, true) => job.place = Place::Refused,
-                // In line from now on, polled or not.
+                (0, true) => job.admission = Admission::Refused,
+                // A waiter from now on, polled or not.
                 (0, false) => {
                     job.entered = Some(now);
-                    job.place = Place::InLine;
+                    job.admission = Admission::Waiting;
                 }
                 _ => {}
             });
@@ -400,7 +403,7 @@ impl Door {
     }
 
     /// Checks what must be true at any time.
-    pub(crate) fn look(&self) {
+    pub(crate) fn observe(&self) {
         let world = &self.world;
         let options = &world.scenario.options;
         let stats = self.micro_batch.stats();
@@ -438,7 +441,7 @@ impl Door {
         }
         let closed_from = world.seen().closed_from();
         match (closed, closed_from) {
-            (true, None) => world.blame("closed by nobody"),
+            (true, None) => world.blame("closed for no reason"),
             (false, Some(_)) if world.seen().closed.is_some() => world.blame("not closed"),
             _ => {}
         }

@@ -17,7 +17,7 @@ fn brief(gate: &Gate) -> MicroBatchBuilder<u32, u32, impl BatchProcessor<u32, u3
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_out_of_time_gives_up_what_is_left() {
+async fn a_stop_out_of_time_abandons_what_is_left() {
     for way in WAYS {
         let gate = Gate::closed();
         let mut running = Running::new(idle(brief(&gate)));
@@ -46,7 +46,7 @@ async fn a_stop_out_of_time_gives_up_what_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everyone_who_waits_for_a_stop_is_told_how_many_were_given_up() {
+async fn every_caller_of_shutdown_is_told_how_many_were_abandoned() {
     let gate = Gate::closed();
     let batcher = run(brief(&gate));
     let _handles = submit(&batcher, 0..10);
@@ -63,7 +63,7 @@ async fn everyone_who_waits_for_a_stop_is_told_how_many_were_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_done_in_time_is_not_given_up() {
+async fn what_was_done_in_time_is_not_abandoned() {
     let gate = Gate::closed();
     let batcher = run(brief(&gate));
     let mut handles = submit(&batcher, 0..8);
@@ -82,7 +82,7 @@ async fn what_was_done_in_time_is_not_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn several_batches_in_flight_are_all_given_up() {
+async fn several_batches_in_flight_are_all_abandoned() {
     let gate = Gate::closed();
     let batcher = run(brief(&gate).max_in_flight(3));
     let handles = submit(&batcher, 0..9);
@@ -95,7 +95,7 @@ async fn several_batches_in_flight_are_all_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_what_hangs_is_given_up() {
+async fn only_what_hangs_is_abandoned() {
     let batcher = run(MicroBatch::builder(decide)
         .max_batch_size(1)
         .max_in_flight(2));
@@ -109,7 +109,7 @@ async fn only_what_hangs_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_in_line_are_not_among_those_given_up() {
+async fn waiters_are_not_among_the_abandoned() {
     let gate = Gate::closed();
     let batcher = run(brief(&gate).queue_capacity(1).max_batch_size(1));
     let mut stuck = Vec::new();

@@ -152,7 +152,7 @@ async fn a_storage_that_gives_nothing_at_first_is_asked_again_during_a_stop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_storage_that_gives_nothing_is_given_up_with_the_stop() {
+async fn a_storage_that_gives_nothing_is_abandoned_with_the_stop() {
     let hatch = Hatch::default();
     let batcher = run(MicroBatch::builder(Gate::open()).storage(hatch.storage()));
     let handles = submit(&batcher, 0..3);

@@ -3,7 +3,7 @@
 //! processed twice, and no caller panics.
 //!
 //! Once an id whose hash panicked while its processor panicked aborted the
-//! process: it was looked up in a drop.
+//! process: it was hashed in a drop.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,16 +14,9 @@ use std::time::Duration;
 
 use microbatch::{BatchProcessor, CancellationToken, JobError, JobStatus, Tracked};
 
-use super::{Gate, gated, running};
+use super::{gated, running};
 use crate::keyed::{Fuse, Key, Place};
-use crate::support::{assert_balanced, owning, poll_once, settle, soon};
-
-fn message<R: std::fmt::Debug>(answer: Result<R, JobError>) -> String {
-    match answer {
-        Err(JobError::Panicked(message)) => message.to_string(),
-        other => panic!("{other:?}"),
-    }
-}
+use crate::support::{Gate, assert_balanced, owning, panic_message, poll_once, settle, soon};
 
 fn completed<R>(status: Option<JobStatus<R>>) -> Result<R, JobError> {
     match status {
@@ -88,7 +81,7 @@ async fn one_at_submit_fails_that_submit() {
             ];
             fuse.disarm();
             for handle in failed {
-                assert_eq!(message(soon(handle).await), format!("{place:?}"));
+                assert_eq!(panic_message(soon(handle).await), format!("{place:?}"));
             }
             let joined = soon(tracked.submit(fuse.key(1), None)).await;
             assert_eq!(joined.expect("known"), 7);
@@ -101,7 +94,7 @@ async fn one_at_submit_fails_that_submit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_at_a_look_up_is_not_known() {
+async fn one_at_a_status_lookup_is_not_known() {
     for place in [Place::Hash, Place::Eq, Place::Borrow] {
         let fuse = Fuse::default();
         let (tracked, _) = tracked(&fuse, false);
@@ -153,10 +146,10 @@ async fn one_while_the_processor_panics_does_not_abort() {
         let (tracked, _) = tracked(&fuse, true);
         for id in 0..3 {
             let handle = tracked.submit(fuse.key(id), Some(place));
-            assert_eq!(message(soon(handle).await), "the processor");
+            assert_eq!(panic_message(soon(handle).await), "the processor");
             fuse.disarm();
             let found = completed(tracked.status(&id));
-            assert_eq!(message(found), "the processor");
+            assert_eq!(panic_message(found), "the processor");
             assert!(tracked.forget(&id));
             let again = tracked.submit(fuse.key(id), None);
             assert_eq!(soon(again).await.expect("free"), 7);
@@ -194,7 +187,7 @@ async fn an_id_whose_clone_and_drop_panic_lives_and_leaves_as_any_other() {
     assert!(matches!(refused, Err(JobError::Closed)));
     fuse.arm(Place::Hash);
     let failed = soon(tracked.submit(fuse.key(201), None)).await;
-    assert_eq!(message(failed), "Hash");
+    assert_eq!(panic_message(failed), "Hash");
     assert_balanced(tracked.stats());
 }
 
@@ -222,7 +215,7 @@ impl Drop for Copied {
 }
 
 /// Results are dropped where retention ends, which is in the cache, and where
-/// nobody waits for a copy.
+/// no caller waits for a copy.
 #[tokio::test(start_paused = true)]
 async fn a_retained_result_whose_drop_panics_hurts_no_other() {
     let dropped = Arc::new(AtomicUsize::new(0));
@@ -271,7 +264,7 @@ async fn a_clone_that_panics_costs_the_copy_of_its_own_result_alone() {
     assert_eq!(completed(tracked.status(&0)).expect("kept"), Numbered(0));
     assert_eq!(completed(tracked.status(&2)).expect("kept"), Numbered(2));
     let lost = completed(tracked.status(&1));
-    assert!(message(lost).contains("one"));
+    assert!(panic_message(lost).contains("one"));
     assert_eq!(tracked.stats().completed, 3);
 }
 
@@ -288,7 +281,7 @@ impl Wake for Alarm {
 
 #[tokio::test(start_paused = true)]
 async fn a_waker_that_panics_leaves_the_others_their_answers() {
-    let gate = Gate::shut();
+    let gate = Gate::closed();
     let tracked = running(gated(&gate));
     let own = tracked.submit("a", 1);
     let mut first = tracked.submit("a", 2);
@@ -297,7 +290,7 @@ async fn a_waker_that_panics_leaves_the_others_their_answers() {
     let waker = Waker::from(Arc::clone(&alarm));
     let polled = Pin::new(&mut first).poll(&mut Context::from_waker(&waker));
     assert!(polled.is_pending());
-    gate.let_pass(1);
+    gate.pass(1);
     assert_eq!(soon(own).await.expect("processed"), 1);
     assert_eq!(soon(second).await.expect("joined"), 1);
     assert!(alarm.0.load(Ordering::SeqCst), "it was not woken");
@@ -305,7 +298,7 @@ async fn a_waker_that_panics_leaves_the_others_their_answers() {
     assert_eq!(tracked.stats().completed, 1);
 }
 
-/// Joining an id once dropped the replies of those who had given up under the
+/// Joining an id once dropped the replies of callers that had left under the
 /// lock of the table, and with a reply may go the last of the task that waited,
 /// which may ask the table in its own drop.
 #[test]
@@ -318,7 +311,7 @@ fn a_task_that_asks_as_it_is_dropped_may_have_waited_for_a_known_id() {
     }
     let (done, is_done) = mpsc::channel();
     let thread = thread::spawn(move || {
-        let tracked = gated(&Gate::shut()).build().expect("valid");
+        let tracked = gated(&Gate::closed()).build().expect("valid");
         let _own = tracked.submit("a", 1);
         for _ in 0..20 {
             let mut joined = tracked.submit("a", 2);

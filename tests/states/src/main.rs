@@ -20,6 +20,7 @@ mod sources {
     pub mod error;
     pub mod job;
     pub mod report;
+    pub mod settings;
 
     pub mod engine {
         pub mod departures;
@@ -38,10 +39,10 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Instant;
 
-use sources::{engine, error, job, report};
+use sources::{engine, error, job, report, settings};
 use stateright::{Checker, Expectation, Model};
 
-use model::{Loop, Sights};
+use model::{Sights, WorkerModel};
 use rules::REASONS;
 use setup::Setup;
 use state::{Action, State};
@@ -97,7 +98,7 @@ fn main() -> ExitCode {
 
 /// Visits all states, and returns how many, and whether all properties hold.
 fn visit(setup: &Arc<Setup>, sights: &Arc<Sights>) -> (usize, bool) {
-    let model = Loop {
+    let model = WorkerModel {
         setup: Arc::clone(setup),
         sights: Arc::clone(sights),
     };

@@ -14,7 +14,7 @@ use crate::rules;
 use crate::setup::Setup;
 use crate::state::{Action, Phase, State};
 
-pub struct Loop {
+pub struct WorkerModel {
     pub setup: Arc<Setup>,
     pub sights: Arc<Sights>,
 }
@@ -33,7 +33,7 @@ impl Sights {
     }
 }
 
-impl Model for Loop {
+impl Model for WorkerModel {
     type State = State;
     type Action = Action;
 

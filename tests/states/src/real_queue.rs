@@ -33,14 +33,14 @@ impl Wake for WokenFlag {
 impl RealQueue {
     pub fn new(state: &State, capacity: usize) -> Self {
         let queue = Self(Queue::new(None, capacity, false, false));
-        let mut marks = state.marks.iter().peekable();
+        let mut requests = state.flush_requests.iter().peekable();
         for (at, job) in state.queue.iter().enumerate() {
-            while marks.next_if(|mark| mark.ahead == at).is_some() {
+            while requests.next_if(|request| request.ahead == at).is_some() {
                 queue.flush();
             }
             queue.submit(job.job);
         }
-        marks.for_each(|_| queue.flush());
+        requests.for_each(|_| queue.flush());
         for job in &state.waiters {
             queue.submit(*job);
         }

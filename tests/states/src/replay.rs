@@ -67,7 +67,7 @@ async fn walk(setup: &Setup, seed: u64, taken: &mut Vec<Action>) -> Result<(), S
         taken.push(action);
         real.act(&state, action).await?;
         match action {
-            // What is one poll of the real loop is several steps.
+            // What is one poll of the real worker is several steps.
             Action::Step(mut prank) => {
                 while matches!(state.phase, Phase::Turn | Phase::Poll) {
                     state.step(setup, &mut prank, &mut |cut| cuts.push(cut));
@@ -112,9 +112,9 @@ fn lock(stage: &Shared) -> MutexGuard<'_, Stage> {
     stage.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-struct Bell(AtomicBool);
+struct WokenFlag(AtomicBool);
 
-impl Wake for Bell {
+impl Wake for WokenFlag {
     fn wake(self: Arc<Self>) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -128,7 +128,7 @@ struct Real {
     cancel: CancellationToken,
     run: Task<Result<(), StartError>>,
     ended: Option<Result<(), StartError>>,
-    bell: Arc<Bell>,
+    woken: Arc<WokenFlag>,
     handles: Vec<Option<JobHandle<u8>>>,
     flushes: Vec<Option<Task<()>>>,
     shutdown: Option<Task<()>>,
@@ -156,19 +156,20 @@ impl Real {
             lock(&reported).reports.push(report);
         };
         let mut builder = MicroBatch::builder(process)
-            .max_batch_size(policy.max_batch_size)
-            .max_in_flight(policy.max_in_flight)
-            .interval(policy.interval)
+            .max_batch_size(policy.settings.max_batch_size)
+            .max_in_flight(policy.settings.max_in_flight)
+            .interval(policy.settings.interval)
             .shutdown_timeout(policy.shutdown_timeout)
             .queue_capacity(setup.capacity)
             .cancel_on_drop(setup.cancel_on_drop)
-            .flush_when_idle(policy.flush_when_idle)
+            .flush_when_idle(policy.settings.flush_when_idle)
             .on_batch(report);
-        if let Some(cost) = policy.flush_cost {
+        if let Some(cost) = policy.settings.flush_cost {
             builder = builder.flush_cost(cost);
         }
-        if policy.max_batch_weight < usize::MAX {
-            builder = builder.max_batch_weight(policy.max_batch_weight, |job| job.weight.into());
+        if policy.settings.max_batch_weight < usize::MAX {
+            builder =
+                builder.max_batch_weight(policy.settings.max_batch_weight, |job| job.weight.into());
         }
         let batcher = if policy.custom_storage {
             let jobs = Vec::new();
@@ -185,7 +186,7 @@ impl Real {
             stage,
             cancel,
             ended: None,
-            bell: Arc::new(Bell(AtomicBool::new(true))),
+            woken: Arc::new(WokenFlag(AtomicBool::new(true))),
             handles: Vec::new(),
             flushes: Vec::new(),
             shutdown: None,
@@ -218,7 +219,7 @@ impl Real {
                 advance(Duration::from_millis((to - state.now).into())).await;
             }
             Action::Finish { batch } => {
-                let jobs = state.in_hand().find(|running| running.number == batch);
+                let jobs = state.processing().find(|running| running.number == batch);
                 let jobs = jobs.map(|batch| &batch.jobs);
                 let mut stage = lock(&self.stage);
                 let at = stage.started.iter().position(|ids| Some(ids) == jobs);
@@ -238,12 +239,12 @@ impl Real {
         Ok(())
     }
 
-    /// Polls the loop until it sleeps. It may wake itself once, by closing the
-    /// intake; one that spins is left awake.
+    /// Polls the worker until it parks. It may wake itself once, by closing the queue;
+    /// one that spins is left awake.
     fn poll(&mut self) {
-        let waker = Waker::from(Arc::clone(&self.bell));
+        let waker = Waker::from(Arc::clone(&self.woken));
         for _ in 0..2 {
-            if self.ended.is_some() || !self.bell.0.swap(false, Ordering::Relaxed) {
+            if self.ended.is_some() || !self.woken.0.swap(false, Ordering::Relaxed) {
                 return;
             }
             let polled = self.run.as_mut().poll(&mut Context::from_waker(&waker));
@@ -273,7 +274,7 @@ impl Real {
         };
         agree("how it ended", &ended, &should)?;
         if should.is_none() {
-            let woken = self.bell.0.load(Ordering::Relaxed);
+            let woken = self.woken.0.load(Ordering::Relaxed);
             agree("it was woken", &woken, &(state.phase != Phase::Asleep))?;
         }
         let stage = lock(&self.stage);
@@ -293,9 +294,9 @@ impl Real {
                 agree(&format!("handle {id}"), &handle.is_finished(), &should)?;
             }
         }
-        for (flush, request) in self.flushes.iter_mut().zip(&state.requests) {
+        for (flush, call) in self.flushes.iter_mut().zip(&state.flush_calls) {
             flush.take_if(|flush| poll_once(flush.as_mut()).is_ready());
-            agree("flush", &flush.is_none(), &request.answered)?;
+            agree("flush", &flush.is_none(), &call.answered)?;
         }
         Ok(())
     }

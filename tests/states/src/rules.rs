@@ -1,5 +1,5 @@
 //! What must hold, told once more from what the jobs are and how long they have
-//! waited, without a look at how `schedule.rs` keeps count of it.
+//! waited, without regard to how `schedule.rs` keeps count of it.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub const REASONS: [FlushReason; 7] = [
     FlushReason::Shutdown,
 ];
 
-/// More steps than the loop ever takes at a stretch.
+/// More steps than the worker ever takes at a stretch.
 const LONG: usize = 40;
 
 fn have_passed(delay: Duration, since: u8, now: u8) -> bool {
@@ -34,25 +34,25 @@ impl State {
     pub fn holds(&self, setup: &Setup, reason: FlushReason, now: u8) -> bool {
         let policy = &setup.policy;
         let jobs = &self.storage;
-        let left_alone = |stalled: u8| !have_passed(policy.interval, stalled, now);
+        let left_alone = |stalled: u8| !have_passed(policy.settings.interval, stalled, now);
         if jobs.is_empty()
-            || self.running.len() >= policy.max_in_flight
+            || self.in_flight.len() >= policy.settings.max_in_flight
             || self.stalled.is_some_and(left_alone)
         {
             return false;
         }
         match reason {
-            FlushReason::Size => jobs.len() >= policy.max_batch_size,
+            FlushReason::Size => jobs.len() >= policy.settings.max_batch_size,
             FlushReason::Weight => {
                 let weights = jobs.iter().map(|held| usize::from(held.job.weight));
-                weights.sum::<usize>() >= policy.max_batch_weight
+                weights.sum::<usize>() >= policy.settings.max_batch_weight
             }
             FlushReason::Interval => {
-                let waits = |since| have_passed(policy.interval, since, now);
+                let waits = |since| have_passed(policy.settings.interval, since, now);
                 self.oldest().is_some_and(waits)
             }
-            FlushReason::Idle => policy.flush_when_idle && self.running.is_empty(),
-            FlushReason::Cost => policy.flush_cost.is_some_and(|cost| {
+            FlushReason::Idle => policy.settings.flush_when_idle && self.in_flight.is_empty(),
+            FlushReason::Cost => policy.settings.flush_cost.is_some_and(|cost| {
                 let waits = jobs.iter().map(|held| at(now) - at(held.since));
                 waits.sum::<Duration>() >= cost
             }),
@@ -72,9 +72,9 @@ impl State {
             .is_some_and(|stopped| have_passed(timeout, stopped, now))
     }
 
-    /// Whether the loop waits for something to happen, and for nothing else.
+    /// Whether the worker waits for something to happen, and for nothing else.
     fn is_at_rest(&self) -> bool {
-        self.phase == Phase::Asleep && self.timer().is_none() && self.in_hand().next().is_none()
+        self.phase == Phase::Asleep && self.timer().is_none() && self.processing().next().is_none()
     }
 }
 
@@ -82,7 +82,7 @@ pub fn caps_hold(setup: &Setup, state: &State) -> bool {
     !matches!(
         state.fault,
         Some(Fault::Size | Fault::Weight | Fault::Flights)
-    ) && state.running.len() <= setup.policy.max_in_flight
+    ) && state.in_flight.len() <= setup.policy.settings.max_in_flight
         && state.queue.len() <= setup.capacity
 }
 
@@ -101,10 +101,12 @@ pub fn every_job_is_in_one_place(_: &Setup, state: &State) -> bool {
     let waiting = state.queue.iter().map(|queued| queued.job);
     let waiting = waiting.chain(state.waiters.iter().copied());
     let waiting = waiting.map(|job| job.id);
-    let in_hand = state.in_hand().flat_map(|batch| batch.jobs.iter().copied());
+    let processing = state
+        .processing()
+        .flat_map(|batch| batch.jobs.iter().copied());
     let over = state.answered | state.leaked;
     let over = (0..8).filter(|id| over & (1 << id) != 0);
-    for id in held.chain(waiting).chain(in_hand).chain(over) {
+    for id in held.chain(waiting).chain(processing).chain(over) {
         places[usize::from(id)] += 1;
     }
     let submitted = usize::from(state.submitted);
@@ -122,8 +124,8 @@ pub fn no_batch_goes_early(_: &Setup, state: &State) -> bool {
 
 pub fn no_timer_with_nothing_pending(_: &Setup, state: &State) -> bool {
     let sleeps = matches!(state.phase, Phase::Poll | Phase::Asleep);
-    // What was given up is heard of at the next look.
-    let held = !state.storage.is_empty() || !state.departed.is_empty();
+    // What was withdrawn is removed when the worker next receives.
+    let held = !state.storage.is_empty() || !state.withdrawn_pending.is_empty();
     let waits = held || state.stopped.is_some();
     !sleeps || waits || state.timer().is_none()
 }
@@ -136,8 +138,7 @@ pub fn the_timer_is_right(setup: &Setup, state: &State) -> bool {
     state.timer() == (state.now..END_OF_TIME).find(falls_due)
 }
 
-/// A loop that has slept through what it should have heard would find something
-/// to do in one more turn.
+/// A worker that has missed a wake-up would find something to do in one more turn.
 pub fn no_wake_up_is_lost(setup: &Setup, state: &State) -> bool {
     if state.phase != Phase::Asleep {
         return true;
@@ -148,7 +149,7 @@ pub fn no_wake_up_is_lost(setup: &Setup, state: &State) -> bool {
     again.phase == Phase::Poll
         && again.timer() == state.timer()
         && again.answered == state.answered
-        && again.requests == state.requests
+        && again.flush_calls == state.flush_calls
 }
 
 pub fn room_is_given_away(_: &Setup, state: &State) -> bool {
@@ -159,8 +160,8 @@ pub fn room_is_given_away(_: &Setup, state: &State) -> bool {
 pub fn a_flush_is_answered_in_time(_: &Setup, state: &State) -> bool {
     let over = state.answered | state.leaked;
     let is_late = |accepted: u8| ((1 << accepted) - 1) & !over == 0;
-    let requests = &mut state.requests.iter();
-    let late = requests.any(|request| !request.answered && is_late(request.together));
+    let calls = &mut state.flush_calls.iter();
+    let late = calls.any(|call| !call.answered && is_late(call.together));
     let sleeps = state.phase == Phase::Asleep && state.stopped.is_none();
     state.fault != Some(Fault::FlushTooSoon) && !(sleeps && late)
 }
@@ -172,8 +173,8 @@ pub fn a_stop_takes_all_up(_: &Setup, state: &State) -> bool {
 pub fn a_stop_ends(setup: &Setup, state: &State) -> bool {
     let submitted = (1 << state.submitted) - 1;
     let all = (state.answered | state.leaked) == submitted
-        && state.requests.iter().all(|request| request.answered);
-    let waits = state.in_hand().next().is_some() || state.stalled.is_some();
+        && state.flush_calls.iter().all(|call| call.answered);
+    let waits = state.processing().next().is_some() || state.stalled.is_some();
     match state.phase {
         Phase::Ended { .. } => all && state.fault != Some(Fault::StopTooSoon),
         Phase::Asleep if state.stopped.is_some() => waits && !state.is_overdue(setup, state.now),
@@ -185,15 +186,15 @@ pub fn a_stop_ends(setup: &Setup, state: &State) -> bool {
 pub fn nothing_is_stuck(setup: &Setup, state: &State) -> bool {
     let over = state.answered | state.leaked;
     let submitted = (1 << state.submitted) - 1;
-    let all = over == submitted && state.requests.iter().all(|request| request.answered);
+    let all = over == submitted && state.flush_calls.iter().all(|call| call.answered);
     let asked_for = !state.flushing.is_empty() || state.stopped.is_some();
     let may_wait = setup.never() && (!asked_for || state.stalled.is_some());
     !state.is_at_rest() || all || may_wait
 }
 
 /// Every action of the surroundings uses up a job, a request, a handle, a batch,
-/// a stop, a prank or time; and the loop, left alone, falls asleep. So no run
-/// goes on for ever, and where there is nothing left to do, the loop has ended.
+/// a stop, a prank or time; and the worker, left alone, parks. So no run goes on
+/// for ever, and where there is nothing left to do, the worker has ended.
 pub fn every_run_ends(setup: &Setup, state: &State) -> bool {
     let mut actions = Vec::new();
     state.actions(setup, &mut actions);

@@ -18,7 +18,7 @@ pub struct Setup {
     pub flushes: usize,
     /// How often a storage does not do as it is told.
     pub pranks: u8,
-    /// Until when the clock goes on by the tick, and the loop may be late; from
+    /// Until when the clock goes on by the tick, and the worker may be late; from
     /// then on only where a timer is set. In milliseconds.
     pub horizon: u8,
 }

@@ -1,8 +1,7 @@
-//! A state of the loop and of its surroundings, and what can happen next.
+//! A state of the worker and of its surroundings, and what can happen next.
 //!
 //! [`Schedule`] and the queue are those of the crate. What `worker.rs` does
-//! with them is told here again, call by call; `replay.rs` sees to it that it
-//! is told as it is.
+//! with them is repeated here, call by call; `replay.rs` compares the two.
 
 use std::mem;
 use std::sync::OnceLock;
@@ -34,7 +33,7 @@ pub struct Held {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Queued {
     pub job: Job,
-    /// When it was accepted, unless the loop is to time it when it looks.
+    /// When it was accepted, unless the worker records the time when it receives.
     pub since: Option<u8>,
 }
 
@@ -44,26 +43,27 @@ pub struct Batch {
     pub jobs: Vec<u8>,
 }
 
-/// A request to flush that the loop has not heard of.
+/// A request to flush that the worker has not received.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Mark {
+pub struct FlushRequest {
     pub ahead: usize,
-    pub request: usize,
+    pub call: usize,
 }
 
+/// A call of `flush`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Request {
+pub struct FlushCall {
     /// How many jobs had been accepted before.
     pub accepted: u8,
-    /// How many before the last of the requests that were heard together, which
-    /// are answered together.
+    /// How many before the last of the calls that were received together, which
+    /// get their reply together.
     pub together: u8,
     pub answered: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// About to look.
+    /// About to receive.
     Turn,
     /// About to poll what it waits for.
     Poll,
@@ -152,33 +152,35 @@ pub struct State {
     pub answered: u8,
     pub leaked: u8,
     pub unwanted: u8,
-    pub requests: Vec<Request>,
+    pub flush_calls: Vec<FlushCall>,
     pub cancelled: bool,
-    /// The loop has to see about that.
+    /// The worker must poll its cancellation token.
     pub cancel_woken: bool,
     /// The queue.
     pub waiters: Vec<Job>,
     pub queue: Vec<Queued>,
-    /// While the loop sleeps with no use for another job: with how many queued jobs
-    /// the newest is the first of its batch.
-    pub first: Option<usize>,
-    /// The loop has left its waker at the queue.
-    pub awaits: bool,
-    /// How many jobs of the queue a flush means that was heard of.
-    pub meant: usize,
-    /// How many of these were given up since the loop last looked.
-    pub passed: usize,
-    /// Jobs that were given up in the loop's hands since then.
-    pub departed: Vec<Held>,
-    pub marks: Vec<Mark>,
+    /// While the worker is parked and wants nothing: with how many queued jobs the
+    /// newest is the first of its batch.
+    pub check_at: Option<usize>,
+    /// The worker has left its waker in the queue.
+    pub parked: bool,
+    /// How many jobs of the queue the current flush covers.
+    pub flush_ahead: usize,
+    /// How many of these were withdrawn since the worker last received.
+    pub flush_withdrawn: usize,
+    /// Pending jobs that were withdrawn since then.
+    pub withdrawn_pending: Vec<Held>,
+    pub flush_requests: Vec<FlushRequest>,
     pub finished: Vec<u64>,
     pub closed: bool,
-    /// The loop.
+    /// The worker.
     pub storage: Vec<Held>,
-    pub running: Vec<Batch>,
+    pub in_flight: Vec<Batch>,
     pub next: u64,
+    /// The calls of the current flush.
     pub flushing: Vec<usize>,
-    pub settling: Vec<(u64, Vec<usize>)>,
+    /// The calls that wait for all batches below the number.
+    pub flushes: Vec<(u64, Vec<usize>)>,
     pub stopped: Option<u8>,
     /// When the storage gave nothing, while it is left alone for that.
     pub stalled: Option<u8>,
@@ -209,24 +211,24 @@ impl State {
             answered: 0,
             leaked: 0,
             unwanted: 0,
-            requests: Vec::new(),
+            flush_calls: Vec::new(),
             cancelled: false,
             cancel_woken: false,
             waiters: Vec::new(),
             queue: Vec::new(),
-            first: None,
-            awaits: false,
-            meant: 0,
-            passed: 0,
-            departed: Vec::new(),
-            marks: Vec::new(),
+            check_at: None,
+            parked: false,
+            flush_ahead: 0,
+            flush_withdrawn: 0,
+            withdrawn_pending: Vec::new(),
+            flush_requests: Vec::new(),
             finished: Vec::new(),
             closed: false,
             storage: Vec::new(),
-            running: Vec::new(),
+            in_flight: Vec::new(),
             next: 0,
             flushing: Vec::new(),
-            settling: Vec::new(),
+            flushes: Vec::new(),
             stopped: None,
             stalled: None,
             pranks: setup.pranks,
@@ -239,10 +241,10 @@ impl State {
         self.schedule.deadline().map(rounded)
     }
 
-    /// The batches that the processor has in hand.
-    pub fn in_hand(&self) -> impl Iterator<Item = &Batch> {
+    /// The batches that the processor has not finished.
+    pub fn processing(&self) -> impl Iterator<Item = &Batch> {
         let ended = |batch: &&Batch| !self.finished.contains(&batch.number);
-        self.running.iter().filter(ended)
+        self.in_flight.iter().filter(ended)
     }
 
     pub fn actions(&self, setup: &Setup, actions: &mut Vec<Action>) {
@@ -269,17 +271,17 @@ impl State {
             let jobs = jobs.chain(self.waiters.iter().copied());
             actions.extend(jobs.map(|job| Action::DropHandle { id: job.id }));
         }
-        if self.requests.len() < setup.flushes {
+        if self.flush_calls.len() < setup.flushes {
             actions.push(Action::Flush);
         }
         if !self.closed && !self.cancelled {
             actions.extend([Action::Cancel, Action::Shutdown]);
         }
-        let in_hand = self.in_hand();
-        actions.extend(in_hand.map(|batch| Action::Finish {
+        let processing = self.processing();
+        actions.extend(processing.map(|batch| Action::Finish {
             batch: batch.number,
         }));
-        // The clock means nothing to a loop that has nothing pending.
+        // The clock means nothing to a worker that has nothing pending.
         if !self.storage.is_empty() || self.stopped.is_some() {
             let timer = self.timer().filter(|_| self.phase == Phase::Asleep);
             let mut times: Vec<u8> = timer.into_iter().collect();
@@ -301,37 +303,37 @@ impl State {
                     id: self.submitted,
                     weight,
                 };
-                self.tell(setup, |queue| queue.submit(job));
+                self.notify(setup, |queue| queue.submit(job));
                 self.submitted += 1;
                 if self.queue.len() < setup.capacity {
                     self.queue.push(Queued { job, since: None });
-                    self.time_newest(setup);
+                    self.record_newest(setup);
                 } else {
                     self.waiters.push(job);
                 }
             }
-            Action::DropHandle { id } => self.give_up(setup, id),
+            Action::DropHandle { id } => self.drop_handle(setup, id),
             Action::Flush => {
-                self.tell(setup, RealQueue::flush);
-                self.marks.push(Mark {
+                self.notify(setup, RealQueue::flush);
+                self.flush_requests.push(FlushRequest {
                     ahead: self.queue.len(),
-                    request: self.requests.len(),
+                    call: self.flush_calls.len(),
                 });
-                // Of those in line some may have left it.
+                // Some of the waiters may have left.
                 let accepted = self.waiters.first().map_or(self.submitted, |job| job.id);
-                self.requests.push(Request {
+                self.flush_calls.push(FlushCall {
                     accepted,
                     together: accepted,
                     answered: false,
                 });
             }
             Action::Cancel => {
-                self.tell(setup, RealQueue::wake_for_cancel);
+                self.notify(setup, RealQueue::wake_for_cancel);
                 self.cancelled = true;
                 self.cancel_woken = true;
             }
             Action::Shutdown => {
-                self.tell(setup, RealQueue::close);
+                self.notify(setup, RealQueue::close);
                 self.close();
             }
             Action::Advance { to } => {
@@ -342,8 +344,8 @@ impl State {
                 }
             }
             Action::Finish { batch } => {
-                self.tell(setup, |queue| queue.finish(batch));
-                let jobs = self.in_hand().find(|running| running.number == batch);
+                self.notify(setup, |queue| queue.finish(batch));
+                let jobs = self.processing().find(|running| running.number == batch);
                 for id in jobs.map_or_else(Vec::new, |batch| batch.jobs.clone()) {
                     self.answer(id);
                 }
@@ -353,7 +355,7 @@ impl State {
         }
     }
 
-    /// One step of the loop.
+    /// One step of the worker.
     pub fn step(&mut self, setup: &Setup, prank: &mut Option<Prank>, seen: &mut dyn FnMut(Cut)) {
         match self.phase {
             Phase::Turn => self.turn(setup, prank, seen),
@@ -364,40 +366,39 @@ impl State {
 
     // What the surroundings do.
 
-    /// Tells the queue, which may wake the loop.
-    fn tell(&mut self, setup: &Setup, event: impl FnOnce(&RealQueue)) {
-        if !self.awaits {
+    /// Notifies the queue, which may wake the worker.
+    fn notify(&mut self, setup: &Setup, event: impl FnOnce(&RealQueue)) {
+        if !self.parked {
             return;
         }
         match RealQueue::new(self, setup.capacity).wakes(self, event) {
             Some(false) => {}
             Some(true) => self.wake(),
-            None if self.phase == Phase::Poll => self.awaits = false,
+            None if self.phase == Phase::Poll => self.parked = false,
             None => self.fault = Some(Fault::Queue),
         }
     }
 
-    /// The queue wakes the loop.
+    /// The queue wakes the worker.
     fn wake(&mut self) {
         self.phase = Phase::Poll;
-        self.awaits = false;
-        self.time_with_the_last(0);
+        self.parked = false;
+        self.extend_last(0);
     }
 
-    /// Notes when the newest job of the queue was accepted, if that is to be noted
-    /// now.
-    fn time_newest(&mut self, setup: &Setup) {
-        if !self.awaits {
+    /// Records when the newest job of the queue was accepted, if that is needed.
+    fn record_newest(&mut self, setup: &Setup) {
+        if !self.parked {
             return;
         }
-        let first = self.first.is_some_and(|first| self.queue.len() >= first);
-        if !setup.cancel_on_drop && !first {
+        let starts_batch = self.check_at.is_some_and(|at| self.queue.len() >= at);
+        if !setup.cancel_on_drop && !starts_batch {
             return;
         }
-        self.time_with_the_last(1);
-        self.time_rest();
-        if self.first.is_some() {
-            self.first = Some(self.next_first());
+        self.extend_last(1);
+        self.record_rest();
+        if self.check_at.is_some() {
+            self.check_at = Some(self.next_first());
         }
     }
 
@@ -406,8 +407,8 @@ impl State {
         self.queue.len().div_ceil(stride) * stride + 1
     }
 
-    /// Jobs that are not timed go with the last that is, but for the newest.
-    fn time_with_the_last(&mut self, newest: usize) {
+    /// Gives the time of the last timed job to those untimed, but for the newest.
+    fn extend_last(&mut self, newest: usize) {
         let last = self.queue.iter().rev().find_map(|queued| queued.since);
         let count = self.queue.len().saturating_sub(newest);
         for queued in self.queue[..count]
@@ -418,49 +419,49 @@ impl State {
         }
     }
 
-    /// Jobs that are not timed were accepted now.
-    fn time_rest(&mut self) {
+    /// Gives the current time to the untimed jobs.
+    fn record_rest(&mut self) {
         for queued in &mut self.queue {
             queued.since.get_or_insert(self.now);
         }
     }
 
     /// A caller drops the handle of a job that is not in a batch.
-    fn give_up(&mut self, setup: &Setup, id: u8) {
+    fn drop_handle(&mut self, setup: &Setup, id: u8) {
         self.answer(id);
-        let in_line = self.waiters.len();
+        let waiting = self.waiters.len();
         self.waiters.retain(|job| job.id != id);
-        if self.waiters.len() < in_line {
+        if self.waiters.len() < waiting {
             self.unwanted |= bit(id);
             return;
         }
         if let Some(at) = self.queue.iter().position(|queued| queued.job.id == id) {
             self.queue.remove(at);
-            for mark in &mut self.marks {
-                mark.ahead -= usize::from(at < mark.ahead);
+            for request in &mut self.flush_requests {
+                request.ahead -= usize::from(at < request.ahead);
             }
-            self.passed += usize::from(at < self.meant);
-            self.meant -= usize::from(at < self.meant);
-            self.move_up(setup);
+            self.flush_withdrawn += usize::from(at < self.flush_ahead);
+            self.flush_ahead -= usize::from(at < self.flush_ahead);
+            self.admit_waiters(setup);
         }
         if let Some(at) = self.storage.iter().position(|held| held.job.id == id) {
             let held = self.storage.remove(at);
-            self.departed.push(held);
+            self.withdrawn_pending.push(held);
         }
-        if self.awaits {
+        if self.parked {
             self.wake();
         }
     }
 
-    /// Lets the line into the room that there is.
-    fn move_up(&mut self, setup: &Setup) {
+    /// Moves waiters into the room there is.
+    fn admit_waiters(&mut self, setup: &Setup) {
         let room = setup.capacity - self.queue.len();
-        let up: Vec<Job> = self.waiters.drain(..room.min(self.waiters.len())).collect();
-        if !up.is_empty() {
-            self.time_rest();
+        let admitted: Vec<Job> = self.waiters.drain(..room.min(self.waiters.len())).collect();
+        if !admitted.is_empty() {
+            self.record_rest();
             let since = Some(self.now);
             self.queue
-                .extend(up.into_iter().map(|job| Queued { job, since }));
+                .extend(admitted.into_iter().map(|job| Queued { job, since }));
         }
     }
 
@@ -478,18 +479,18 @@ impl State {
         self.answered |= bit(id);
     }
 
-    fn answer_requests(&mut self, requests: Vec<usize>) {
-        for request in requests {
-            let request = &mut self.requests[request];
-            request.answered = true;
-            let meant = bit(request.accepted) - 1;
-            if meant & !(self.answered | self.leaked) != 0 {
+    fn reply_to_calls(&mut self, calls: Vec<usize>) {
+        for call in calls {
+            let call = &mut self.flush_calls[call];
+            call.answered = true;
+            let covered = bit(call.accepted) - 1;
+            if covered & !(self.answered | self.leaked) != 0 {
                 self.fault = Some(Fault::FlushTooSoon);
             }
         }
     }
 
-    // What the loop does.
+    // What the worker does.
 
     fn turn(&mut self, setup: &Setup, prank: &mut Option<Prank>, seen: &mut dyn FnMut(Cut)) {
         let now = at(self.now);
@@ -506,7 +507,7 @@ impl State {
                 return;
             }
         }
-        self.settle();
+        self.reply_to_flushes();
         if self.is_drained() {
             return self.end(setup, false);
         }
@@ -522,12 +523,12 @@ impl State {
     /// start again: states that differ only by when they are count once.
     fn forget_the_past(&mut self, setup: &Setup) {
         let pending = !self.storage.is_empty() || !self.flushing.is_empty();
-        let timed = !self.queue.is_empty() || !self.departed.is_empty();
+        let timed = !self.queue.is_empty() || !self.withdrawn_pending.is_empty();
         if pending || timed || self.stopped.is_some() || self.stalled.is_some() {
             return;
         }
         let mut fresh = Schedule::new(setup.policy.clone(), at(0));
-        self.running.iter().for_each(|_| fresh.batch_started());
+        self.in_flight.iter().for_each(|_| fresh.batch_started());
         let with_a_job = |pending: &Schedule| {
             let mut pending = pending.clone();
             pending.add(1, at(self.now));
@@ -543,35 +544,35 @@ impl State {
     fn poll(&mut self, setup: &Setup) {
         let queue = RealQueue::new(self, setup.capacity);
         let over = self.timer().is_some_and(|timer| timer <= self.now);
-        let parked = self.awaits;
-        self.awaits = self.departed.is_empty() && queue.wakes(self, |_| {}).is_some();
-        if self.awaits && !parked {
-            self.time_rest();
+        let was_parked = self.parked;
+        self.parked = self.withdrawn_pending.is_empty() && queue.wakes(self, |_| {}).is_some();
+        if self.parked && !was_parked {
+            self.record_rest();
         }
-        self.first = self.schedule.wants().is_none().then(|| self.next_first());
-        self.phase = if over || !self.awaits {
+        self.check_at = self.schedule.wants().is_none().then(|| self.next_first());
+        self.phase = if over || !self.parked {
             Phase::Turn
         } else {
             Phase::Asleep
         };
     }
 
-    /// Returns whether there is a cancellation to see about.
+    /// Returns whether to poll the cancellation token.
     fn receive(&mut self, setup: &Setup, prank: &mut Option<Prank>) -> bool {
         let now = at(self.now);
-        for held in mem::take(&mut self.departed) {
-            self.see_off(held);
+        for held in mem::take(&mut self.withdrawn_pending) {
+            self.remove_pending(held);
         }
         let flushing = self.schedule.is_flushing();
-        if self.awaits {
-            self.time_with_the_last(0);
-            self.awaits = false;
+        if self.parked {
+            self.extend_last(0);
+            self.parked = false;
         }
-        self.time_rest();
+        self.record_rest();
         let queue = RealQueue::new(self, setup.capacity);
         let mut room = self.schedule.take_limit();
-        if flushing && room <= self.meant + self.passed {
-            room = room.min(self.meant);
+        if flushing && room <= self.flush_ahead + self.flush_withdrawn {
+            room = room.min(self.flush_ahead);
         }
         let seen = queue.receive(room, flushing);
         let received = seen.received;
@@ -581,10 +582,10 @@ impl State {
         }
         if flushing && self.stalled.is_some() {
             // What the storage holds back may leave with jobs that were not
-            // meant, which the flush then waits for as well.
+            // covered, which the flush then waits for as well.
             let joined = seen.taken.last().map_or(0, |job| job.id + 1);
             for request in &self.flushing {
-                let together = &mut self.requests[*request].together;
+                let together = &mut self.flush_calls[*request].together;
                 *together = joined.max(*together);
             }
         }
@@ -592,13 +593,13 @@ impl State {
             self.retire(number);
         }
         self.schedule
-            .left_queue(mem::take(&mut self.passed) + seen.taken.len());
+            .left_queue(mem::take(&mut self.flush_withdrawn) + seen.taken.len());
         if let Some(ahead) = received.flush_ahead {
             let together = requests
                 .last()
-                .map_or(0, |last| self.requests[*last].accepted);
+                .map_or(0, |last| self.flush_calls[*last].accepted);
             for request in &requests {
-                self.requests[*request].together = together;
+                self.flush_calls[*request].together = together;
             }
             self.flushing.extend(requests);
             self.schedule.request_flush(ahead);
@@ -621,8 +622,8 @@ impl State {
         received.cancel_woken
     }
 
-    /// Does to the queue what a look does to it, and returns which requests
-    /// were heard, and the jobs.
+    /// Does to the queue what `Queue::receive` does to it, and returns which calls of
+    /// `flush` were received, and the jobs.
     fn take_up(
         &mut self,
         setup: &Setup,
@@ -640,18 +641,18 @@ impl State {
             since: queued.since.unwrap_or(self.now),
         });
         let held = held.collect();
-        self.meant = flush.unwrap_or(self.meant.saturating_sub(taken.len()));
-        self.move_up(setup);
+        self.flush_ahead = flush.unwrap_or(self.flush_ahead.saturating_sub(taken.len()));
+        self.admit_waiters(setup);
         self.finished.clear();
         self.cancel_woken = false;
         if flushing {
-            for mark in &mut self.marks {
-                mark.ahead = mark.ahead.saturating_sub(taken.len());
+            for request in &mut self.flush_requests {
+                request.ahead = request.ahead.saturating_sub(taken.len());
             }
             return (Vec::new(), held);
         }
-        let heard = self.marks.drain(..).map(|mark| mark.request);
-        (heard.collect(), held)
+        let calls = self.flush_requests.drain(..).map(|request| request.call);
+        (calls.collect(), held)
     }
 
     fn store(&mut self, setup: &Setup, prank: &mut Option<Prank>, jobs: Vec<Held>) {
@@ -673,11 +674,11 @@ impl State {
     fn lose(&mut self, jobs: impl IntoIterator<Item = Held>) {
         for held in jobs {
             self.answer(held.job.id);
-            self.see_off(held);
+            self.remove_pending(held);
         }
     }
 
-    fn see_off(&mut self, held: Held) {
+    fn remove_pending(&mut self, held: Held) {
         let weight = held.job.weight.into();
         self.schedule.remove_one(weight, at(held.since));
     }
@@ -692,7 +693,7 @@ impl State {
         if !self.holds(setup, reason, self.now) {
             self.fault = Some(Fault::NotDue);
         }
-        // What a storage has dropped of a look's jobs is made up for at the next.
+        // What a storage has dropped of the received jobs is made up for in the next turn.
         let left = !setup.policy.custom_storage && !self.queue.is_empty();
         if left && reason == FlushReason::Shutdown {
             self.fault = Some(Fault::LeftInQueue);
@@ -712,10 +713,13 @@ impl State {
             }
             return;
         }
-        if reason == FlushReason::Size && heavy && taken.len() < setup.policy.max_batch_size {
+        if reason == FlushReason::Size
+            && heavy
+            && taken.len() < setup.policy.settings.max_batch_size
+        {
             reason = FlushReason::Weight;
         }
-        self.launch(setup, &taken);
+        self.start_batch(setup, &taken);
         seen(Cut {
             jobs: taken.iter().map(|job| job.id).collect(),
             reason,
@@ -731,7 +735,7 @@ impl State {
         let jobs: Vec<Job> = taken.iter().map(|held| held.job).collect();
         if policy.custom_storage || setup.cancel_on_drop {
             for held in taken {
-                self.see_off(held);
+                self.remove_pending(held);
             }
         } else {
             let weight = jobs.iter().map(|job| u128::from(job.weight)).sum();
@@ -777,44 +781,47 @@ impl State {
         }
     }
 
-    fn launch(&mut self, setup: &Setup, jobs: &[Job]) {
+    fn start_batch(&mut self, setup: &Setup, jobs: &[Job]) {
         let policy = &setup.policy;
         let weight: usize = jobs.iter().map(|job| usize::from(job.weight)).sum();
-        if jobs.len() > policy.max_batch_size {
+        if jobs.len() > policy.settings.max_batch_size {
             self.fault = Some(Fault::Size);
         }
-        if weight > policy.max_batch_weight {
+        if weight > policy.settings.max_batch_weight {
             self.fault = Some(Fault::Weight);
         }
-        self.running.push(Batch {
+        self.in_flight.push(Batch {
             number: self.next,
             jobs: jobs.iter().map(|job| job.id).collect(),
         });
         self.next += 1;
-        if self.running.len() > policy.max_in_flight {
+        if self.in_flight.len() > policy.settings.max_in_flight {
             self.fault = Some(Fault::Flights);
         }
         self.schedule.batch_started();
     }
 
     fn retire(&mut self, number: u64) {
-        self.running.retain(|batch| batch.number != number);
+        self.in_flight.retain(|batch| batch.number != number);
         self.schedule.batch_finished();
         self.stalled = None;
     }
 
-    fn settle(&mut self) {
+    fn reply_to_flushes(&mut self) {
         if self.schedule.end_flush() {
             let done = mem::take(&mut self.flushing);
-            self.settling.push((self.next, done));
+            self.flushes.push((self.next, done));
         }
-        let oldest = self.running.first().map_or(self.next, |batch| batch.number);
-        while self.settling.first().is_some_and(|(end, _)| *end <= oldest) {
-            let (_, done) = self.settling.remove(0);
-            self.answer_requests(done);
+        let oldest = self
+            .in_flight
+            .first()
+            .map_or(self.next, |batch| batch.number);
+        while self.flushes.first().is_some_and(|(end, _)| *end <= oldest) {
+            let (_, done) = self.flushes.remove(0);
+            self.reply_to_calls(done);
         }
-        if self.running.is_empty() {
-            // All are settled: count from the start again.
+        if self.in_flight.is_empty() {
+            // No flush waits: count from the start again.
             self.next = 0;
         }
     }
@@ -824,13 +831,13 @@ impl State {
         let queued = mem::take(&mut self.queue);
         let queued = queued.into_iter().map(|queued| queued.job.id);
         let held = mem::take(&mut self.storage).into_iter();
-        let in_hand: Vec<u8> = self
-            .in_hand()
+        let processing: Vec<u8> = self
+            .processing()
             .flat_map(|batch| batch.jobs.clone())
             .collect();
         let left: Vec<u8> = queued
             .chain(held.map(|held| held.job.id))
-            .chain(in_hand)
+            .chain(processing)
             .collect();
         let drained = left.is_empty();
         let in_time = self.stopped.is_some_and(|stopped| {
@@ -846,8 +853,8 @@ impl State {
         for id in left {
             self.answer(id);
         }
-        self.running.clear();
-        for request in &mut self.requests {
+        self.in_flight.clear();
+        for request in &mut self.flush_calls {
             request.answered = true;
         }
     }
@@ -859,8 +866,8 @@ fn bit(id: u8) -> u8 {
 
 /// Returns how many of the jobs, from the first, may go together.
 fn fitting(setup: &Setup, jobs: &[Held]) -> usize {
-    let mut room = setup.policy.max_batch_weight;
-    let first = jobs.iter().take(setup.policy.max_batch_size);
+    let mut room = setup.policy.settings.max_batch_weight;
+    let first = jobs.iter().take(setup.policy.settings.max_batch_size);
     first
         .map_while(|held| {
             room = room.checked_sub(held.job.weight.into())?;

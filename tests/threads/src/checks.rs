@@ -21,7 +21,7 @@ impl Checks {
         let (known, awaited, dropped) = (&tally.awaited, ledger.awaited(), ledger.dropped());
         let mut checks = Self(Vec::new());
         let mut equal = |what, one, other| checks.0.push(Check { what, one, other });
-        equal("jobs: asked for, answered or given up", jobs, tally.jobs());
+        equal("jobs: asked for, answered or dropped", jobs, tally.jobs());
         equal("wrong answers: none, callers", 0, tally.wrong);
         equal("processed twice: none, processor", 0, ledger.again());
         equal(
@@ -57,12 +57,12 @@ impl Checks {
         let done = stats.completed + stats.failed + stats.withdrawn;
         equal("accepted: stats, their outcomes", stats.accepted, done);
         equal("abandoned: none, stats", 0, stats.abandoned);
-        // Of those that were given up at once some found no room.
-        let given_up = stats.accepted.saturating_sub(known.all());
-        let bounded = given_up.clamp(tally.left, tally.left + tally.dropped);
+        // Of those that were dropped at once some found no room.
+        let accepted_dropped = stats.accepted.saturating_sub(known.all());
+        let bounded = accepted_dropped.clamp(tally.left, tally.left + tally.dropped);
         equal(
-            "given up: stats, within the callers' bounds",
-            given_up,
+            "dropped: stats, within the callers' bounds",
+            accepted_dropped,
             bounded,
         );
         let held = stats.waiting + stats.queued + stats.pending + stats.processing;

@@ -17,7 +17,7 @@ const ON_PURPOSE: &str = "on purpose";
 
 pub struct Job {
     number: u32,
-    /// Somebody waits for its result.
+    /// A caller waits for its result.
     awaited: bool,
 }
 
@@ -257,9 +257,9 @@ pub fn start(ledger: &Arc<Ledger>) -> MicroBatch<Job, u64> {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
     pub awaited: Outcomes,
-    /// Accepted, and given up then.
+    /// Accepted, and dropped then.
     pub left: u64,
-    /// Given up at once, accepted or not.
+    /// Dropped at once, accepted or not.
     pub dropped: u64,
     /// Results of another job's, and errors for which there was no reason.
     pub wrong: u64,

@@ -1,28 +1,19 @@
 //! `tower-batch`: a tower service that is told each item and each flush. As
 //! many requests may wait as a batch holds.
 
-use std::mem;
 use std::task::{Context, Poll};
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
-use tokio::sync::oneshot;
 use tower::{BoxError, Service, ServiceExt};
 use tower_batch::{Batch, BatchControl};
 
+use super::add_one::{AddOne, Response};
 use crate::load::Load;
-use crate::subject::{Subject, fail, note_batch};
-
-/// An item and a flush share one response, so results take their own way.
-#[derive(Default)]
-pub(crate) struct AddOne {
-    pending: Vec<(u64, oneshot::Sender<u64>)>,
-}
+use crate::subject::{Subject, fail};
 
 impl Service<BatchControl<u64>> for AddOne {
     type Response = u64;
     type Error = BoxError;
-    type Future = BoxFuture<'static, Result<u64, BoxError>>;
+    type Future = Response;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
@@ -30,22 +21,8 @@ impl Service<BatchControl<u64>> for AddOne {
 
     fn call(&mut self, request: BatchControl<u64>) -> Self::Future {
         match request {
-            BatchControl::Item(job) => {
-                let (reply, result) = oneshot::channel();
-                self.pending.push((job, reply));
-                async move { Ok(result.await?) }.boxed()
-            }
-            BatchControl::Flush => {
-                let batch = mem::take(&mut self.pending);
-                async move {
-                    note_batch(batch.len());
-                    for (job, reply) in batch {
-                        let _ = reply.send(job + 1);
-                    }
-                    Ok(0)
-                }
-                .boxed()
-            }
+            BatchControl::Item(job) => self.add(job),
+            BatchControl::Flush => self.flush(),
         }
     }
 }

@@ -2,31 +2,23 @@
 //! several batches at once. As many requests may wait as these batches hold,
 //! so the queue sets how many there are.
 
-use std::mem;
 use std::task::{Context, Poll};
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
-use tokio::sync::oneshot;
 use tower_batch_control::{Batch, BatchControl, RequestWeight};
 use tower04::{BoxError, Service, ServiceExt};
 
+use super::add_one::{AddOne, Response};
 use crate::load::Load;
-use crate::subject::{Subject, fail, note_batch};
+use crate::subject::{Subject, fail};
 
 pub(crate) struct Job(u64);
 
 impl RequestWeight for Job {}
 
-#[derive(Default)]
-pub(crate) struct AddOne {
-    pending: Vec<(u64, oneshot::Sender<u64>)>,
-}
-
 impl Service<BatchControl<Job>> for AddOne {
     type Response = u64;
     type Error = BoxError;
-    type Future = BoxFuture<'static, Result<u64, BoxError>>;
+    type Future = Response;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
@@ -34,22 +26,8 @@ impl Service<BatchControl<Job>> for AddOne {
 
     fn call(&mut self, request: BatchControl<Job>) -> Self::Future {
         match request {
-            BatchControl::Item(Job(job)) => {
-                let (reply, result) = oneshot::channel();
-                self.pending.push((job, reply));
-                async move { Ok(result.await?) }.boxed()
-            }
-            BatchControl::Flush => {
-                let batch = mem::take(&mut self.pending);
-                async move {
-                    note_batch(batch.len());
-                    for (job, reply) in batch {
-                        let _ = reply.send(job + 1);
-                    }
-                    Ok(0)
-                }
-                .boxed()
-            }
+            BatchControl::Item(Job(job)) => self.add(job),
+            BatchControl::Flush => self.flush(),
         }
     }
 }

@@ -6,15 +6,15 @@ use std::path::Path;
 
 use clap::Parser;
 use peers::figures::Measure;
-use peers::intakes::{GREEDY, INTAKES};
 use peers::load::Case;
 use peers::measure::{Lab, Task};
+use peers::queues::{GREEDY, QUEUES};
 use peers::table::{
     HUNDRED, PAIR_HUNDRED, PAIR_THOUSAND, TEN_THOUSAND, instructions, markdown, problems,
     rate_over, write_between,
 };
 
-/// Compares intakes for the batching loop.
+/// Compares queues for the batching loop.
 #[derive(Debug, Parser)]
 struct Options {
     /// How many rounds each rate is measured in.
@@ -32,13 +32,13 @@ fn main() -> io::Result<()> {
         env!("CARGO_BIN_EXE_subject"),
         env!("CARGO_BIN_EXE_subject_counted"),
     );
-    let greedy = INTAKES.map(|name| &*format!("{name}{GREEDY}").leak());
+    let greedy = QUEUES.map(|name| &*format!("{name}{GREEDY}").leak());
     let plan = [
-        Task::new(Measure::Instructions, HUNDRED, &INTAKES),
-        Task::new(Measure::Instructions, TEN_THOUSAND, &INTAKES),
+        Task::new(Measure::Instructions, HUNDRED, &QUEUES),
+        Task::new(Measure::Instructions, TEN_THOUSAND, &QUEUES),
         Task::new(Measure::Instructions, HUNDRED, &greedy),
-        Task::new(Measure::Rate, PAIR_HUNDRED, &INTAKES),
-        Task::new(Measure::Rate, PAIR_THOUSAND, &INTAKES),
+        Task::new(Measure::Rate, PAIR_HUNDRED, &QUEUES),
+        Task::new(Measure::Rate, PAIR_THOUSAND, &QUEUES),
         Task::new(Measure::Rate, PAIR_HUNDRED, &greedy),
     ];
     lab.run(&plan, options.rounds);
@@ -55,10 +55,10 @@ fn main() -> io::Result<()> {
     .map(str::to_owned);
     let figures = &lab.figures;
     let rate = |case: Case, subjects: &[&'static str], subject| {
-        let chosen = subjects[INTAKES.len() - 1];
+        let chosen = subjects[QUEUES.len() - 1];
         rate_over(figures, case, chosen, subject)
     };
-    let rows: Vec<_> = INTAKES
+    let rows: Vec<_> = QUEUES
         .iter()
         .zip(greedy)
         .map(|(&name, eager)| {
@@ -66,8 +66,8 @@ fn main() -> io::Result<()> {
                 name.to_owned(),
                 instructions(figures, HUNDRED, name),
                 instructions(figures, TEN_THOUSAND, name),
-                rate(PAIR_HUNDRED, &INTAKES, name),
-                rate(PAIR_THOUSAND, &INTAKES, name),
+                rate(PAIR_HUNDRED, &QUEUES, name),
+                rate(PAIR_THOUSAND, &QUEUES, name),
                 instructions(figures, HUNDRED, eager),
                 rate(PAIR_HUNDRED, &greedy, eager),
             ]
@@ -77,5 +77,5 @@ fn main() -> io::Result<()> {
     text += &problems(figures, |_| true);
     print!("{text}");
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    write_between(&readme, "intake", &text)
+    write_between(&readme, "queues", &text)
 }

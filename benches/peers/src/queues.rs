@@ -15,7 +15,7 @@ use crate::load::Load;
 use crate::subject::{Outcome, Subject, fail, note_batch, run as go};
 
 /// What is compared; each also under the name with [`GREEDY`] behind it.
-pub const INTAKES: [&str; 7] = [
+pub const QUEUES: [&str; 7] = [
     "tokio mpsc, try_send",
     "tokio mpsc, reserve_many",
     "batch-channel",
@@ -42,7 +42,7 @@ trait Sender: Clone + Send + Sync + 'static {
 /// The loop's end.
 trait Receiver: Send + 'static {
     /// Moves up to `most` jobs to `jobs`, waiting until there are some: at
-    /// least one, or `wanted` if the intake can tell. Nothing is lost if the
+    /// least one, or `wanted` if the queue can tell. Nothing is lost if the
     /// future is dropped.
     fn take(
         &mut self,
@@ -51,15 +51,15 @@ trait Receiver: Send + 'static {
         wanted: usize,
     ) -> impl Future<Output = ()> + Send;
 
-    /// Moves up to `most` jobs that an intake has kept back because there were
+    /// Moves up to `most` jobs that a queue has kept back because there were
     /// fewer than wanted.
     fn rest(&mut self, _jobs: &mut Vec<Job>, _most: usize) {}
 }
 
 #[derive(Clone)]
-struct Intake<S>(S);
+struct QueueCaller<S>(S);
 
-impl<S: Sender> Subject for Intake<S> {
+impl<S: Sender> Subject for QueueCaller<S> {
     async fn ask(&mut self, job: u64) -> Option<u64> {
         let (reply, result) = oneshot::channel();
         let job = Job { value: job, reply };
@@ -102,12 +102,12 @@ fn start<S: Sender, R: Receiver>(
     (sender, receiver): (S, R),
     load: &Load,
     greedy: bool,
-) -> Intake<S> {
+) -> QueueCaller<S> {
     drop(tokio::spawn(gather(receiver, *load, greedy)));
-    Intake(sender)
+    QueueCaller(sender)
 }
 
-/// Runs the intake of that name, if there is one.
+/// Runs the queue of that name, if there is one.
 pub(crate) fn run(name: &str, load: Load) -> Option<Outcome> {
     let (name, greedy) = match name.strip_suffix(GREEDY) {
         Some(name) => (name, true),
@@ -246,8 +246,8 @@ impl Receiver for flume::Receiver<Job> {
     }
 }
 
-// A vector under a short lock, as src/intake.rs has it: whoever finds no room
-// leaves the job in line, and the loop lets the line move up.
+// A vector under a short lock, as src/engine/queue.rs has it: a job that finds no
+// room becomes a waiter, and the loop moves waiters into freed room.
 
 struct Vector {
     queue: usize,
@@ -260,7 +260,7 @@ struct Vector {
 #[derive(Default)]
 struct State {
     jobs: Vec<Job>,
-    line: VecDeque<Job>,
+    waiters: VecDeque<Job>,
     asleep: Option<(Waker, usize)>,
 }
 
@@ -287,8 +287,8 @@ impl Vector {
             let most = most.min(state.jobs.len());
             jobs.extend(state.jobs.drain(..most));
         }
-        let room = (self.queue - state.jobs.len()).min(state.line.len());
-        state.jobs.extend(state.line.drain(..room));
+        let room = (self.queue - state.jobs.len()).min(state.waiters.len());
+        state.jobs.extend(state.waiters.drain(..room));
     }
 }
 
@@ -296,7 +296,7 @@ impl Sender for Shared {
     async fn put(&self, job: Job) -> Option<()> {
         let mut state = self.lock();
         if state.jobs.len() == self.queue {
-            state.line.push_back(job);
+            state.waiters.push_back(job);
             return Some(());
         }
         state.jobs.push(job);

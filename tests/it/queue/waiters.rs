@@ -1,4 +1,4 @@
-//! The line of those who wait for room.
+//! The waiters for room in the queue.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ use crate::support::{
 use crate::watch::Watch;
 
 #[tokio::test(start_paused = true)]
-async fn room_goes_to_who_came_first_whatever_they_wait_with() {
+async fn waiters_are_served_in_order_whatever_they_wait_with() {
     let gate = Gate::closed();
     let (batcher, handles) = crowded(&gate).await;
     let order = Arc::new(Mutex::new(Vec::new()));
@@ -48,7 +48,7 @@ async fn room_goes_to_who_came_first_whatever_they_wait_with() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_overtakes_the_line() {
+async fn no_job_overtakes_a_waiter() {
     let gate = Gate::closed();
     let (batcher, _handles) = crowded(&gate).await;
     let mut waiting = submit(&batcher, 10..13);
@@ -70,26 +70,30 @@ async fn nobody_overtakes_the_line() {
 async fn dropping_a_waiting_handle_withdraws_its_job() {
     let gate = Gate::closed();
     let (batcher, mut handles) = crowded(&gate).await;
-    let mut line = submit(&batcher, 10..15);
-    assert!(line.iter_mut().all(|handle| poll_once(handle).is_pending()));
+    let mut waiting = submit(&batcher, 10..15);
+    assert!(
+        waiting
+            .iter_mut()
+            .all(|handle| poll_once(handle).is_pending())
+    );
     // From the front, the middle and the end.
     for at in [4, 2, 0] {
-        drop(line.remove(at));
+        drop(waiting.remove(at));
     }
     assert_eq!(batcher.stats().waiting, 2);
     gate.pass(9);
-    handles.extend(line);
+    handles.extend(waiting);
     results(handles).await;
     assert_eq!(gate.batches(), [[0], [1], [2], [11], [13]]);
     assert_eq!(batcher.stats().accepted, 5);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_place_in_line_belongs_to_the_handle() {
+async fn a_handle_stays_a_waiter_when_its_future_is_dropped() {
     let gate = Gate::closed();
     let (batcher, mut handles) = crowded(&gate).await;
     let mut first = batcher.submit(10);
-    // Given up three times over, by a timeout and by a `select!` alike.
+    // The waiting future is dropped three times, by timeouts.
     assert!(timeout(secs(1), first.accepted()).await.is_err());
     let mut second = batcher.submit(11);
     assert!(poll_once(&mut second).is_pending());
@@ -103,7 +107,7 @@ async fn the_place_in_line_belongs_to_the_handle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_accepted_while_nobody_looks_is_processed() {
+async fn a_job_accepted_while_its_handle_is_not_polled_is_processed() {
     let gate = Gate::closed();
     let (batcher, handles) = crowded(&gate).await;
     let mut handle = batcher.submit(10);
@@ -119,9 +123,9 @@ async fn a_job_accepted_while_nobody_looks_is_processed() {
     assert_eq!(gate.batches().concat()[3..], [10]);
 }
 
-/// Whoever waits next may get the very spot that an accepted job has left.
+/// The next waiter may get the entry that an accepted job has left.
 #[tokio::test(start_paused = true)]
-async fn an_accepted_job_is_not_taken_for_the_one_that_waits_in_its_stead() {
+async fn an_accepted_job_is_not_taken_for_the_waiter_in_its_entry() {
     let gate = Gate::closed();
     let (batcher, mut handles) = crowded(&gate).await;
     let (mut dropped, mut asked) = (batcher.submit(10), batcher.submit(11));
@@ -163,7 +167,7 @@ async fn a_waiting_handle_may_move_to_another_task() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn closing_refuses_all_in_line() {
+async fn closing_refuses_all_waiters() {
     let gate = Gate::closed();
     let (batcher, mut handles) = crowded(&gate).await;
     let mut awaited = batcher.submit(10);
@@ -192,7 +196,7 @@ async fn closing_refuses_all_in_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropping_the_last_batcher_refuses_all_in_line() {
+async fn dropping_the_last_batcher_refuses_all_waiters() {
     let gate = Gate::closed();
     let (batcher, handles) = crowded(&gate).await;
     let mut waiting = batcher.submit(10);
@@ -204,7 +208,7 @@ async fn dropping_the_last_batcher_refuses_all_in_line() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_in_line_before_the_start_are_served_after_it() {
+async fn waiters_from_before_the_start_are_served_after_it() {
     let batcher = idle(MicroBatch::builder(Gate::open()).queue_capacity(1));
     let handles = submit(&batcher, 0..20);
     let served = tokio::spawn(results(handles));
@@ -215,7 +219,7 @@ async fn those_in_line_before_the_start_are_served_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn thousands_who_give_up_leave_nothing_behind() {
+async fn thousands_of_waiters_that_leave_leave_nothing_behind() {
     let gate = Gate::closed();
     let held = Arc::new(());
     let batcher = run(MicroBatch::builder({
@@ -236,15 +240,19 @@ async fn thousands_who_give_up_leave_nothing_behind() {
         handles.push(batcher.submit(job(number)));
         settle().await;
     }
-    // A few patient ones between many who give up, in no particular order.
+    // A few that stay between many that leave, in no particular order.
     for round in 1..6 {
-        let mut line = submit(&batcher, (0..2_000).map(job));
-        assert!(line.iter_mut().all(|handle| poll_once(handle).is_pending()));
+        let mut waiting = submit(&batcher, (0..2_000).map(job));
+        assert!(
+            waiting
+                .iter_mut()
+                .all(|handle| poll_once(handle).is_pending())
+        );
         let mut patient = batcher.submit(job(100 + round));
         assert!(poll_once(&mut patient).is_pending());
-        let mut line: Vec<_> = line.into_iter().map(Some).collect();
+        let mut handles_left: Vec<_> = waiting.into_iter().map(Some).collect();
         for turn in 0..2_000 {
-            line[turn * 7 % 2_000] = None;
+            handles_left[turn * 7 % 2_000] = None;
         }
         handles.push(patient);
     }
@@ -260,8 +268,7 @@ async fn thousands_who_give_up_leave_nothing_behind() {
     assert_eq!(Arc::strong_count(&held), 1);
 }
 
-/// Whoever waits for room is woken when the result is there, and not for the
-/// room in between.
+/// A waiter is woken when the result is there, and not for the room in between.
 #[tokio::test(start_paused = true)]
 async fn waiting_for_room_costs_a_caller_no_wake_up_of_its_own() {
     let batcher = run(MicroBatch::builder(Gate::open())
@@ -295,21 +302,21 @@ fn poll_twice<F: Future>(future: F, first: Waker) {
     }
 }
 
-/// A waker that was replaced was dropped under the lock of the line, and dropping
+/// A waker that was replaced was dropped under the lock of the queue, and dropping
 /// what it was the last of took the same lock.
 #[test]
-fn whoever_waits_may_move_to_another_task() {
+fn a_waiter_may_be_polled_by_another_task() {
     let watch = Watch::start();
-    watch.at("a waker dropped under the lock of the line".to_owned());
+    watch.at("a waker dropped under the lock of the queue".to_owned());
     let batcher = idle(MicroBatch::builder(Gate::open()).queue_capacity(1));
     let _queued = batcher.submit(0);
-    let in_line = || {
+    let owning_a_waiter = || {
         let mut handle = batcher.submit(1);
         assert!(poll_once(&mut handle).is_pending());
         owning(handle)
     };
-    poll_twice(batcher.submit(2).accepted(), in_line());
-    poll_twice(batcher.reserve(), in_line());
+    poll_twice(batcher.submit(2).accepted(), owning_a_waiter());
+    poll_twice(batcher.reserve(), owning_a_waiter());
     let runtime = Builder::new_current_thread().build().expect("a runtime");
     let _guard = runtime.enter();
     let batcher = idle(

@@ -1,6 +1,5 @@
-//! Jobs that are given up by the thousand under `cancel_on_drop`: they take no
-//! place in a batch, no room in the queue, no time of the processor and, before
-//! long, no memory.
+//! Jobs that are withdrawn by the thousand under `cancel_on_drop`: they take no room
+//! in a batch or in the queue, no time of the processor and, before long, no memory.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -10,64 +9,20 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use microbatch::{
-    BatchProcessor, BatchStorage, CancellationToken, JobHandle, MicroBatch, MicroBatchBuilder,
-    PendingJob,
-};
+use microbatch::{CancellationToken, JobHandle, MicroBatch};
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::support::{
-    Gate, assert_balanced, idle, millis, results, run, secs, settle, soon, submit,
+    Gate, Stack, assert_balanced, cancelling, idle, millis, results, run, secs, settle, soon,
+    submit,
 };
 
-fn cancelling(gate: &Gate) -> MicroBatchBuilder<u32, u32, impl BatchProcessor<u32, u32> + use<>> {
-    MicroBatch::builder(gate.clone()).cancel_on_drop(true)
-}
-
-/// Newest first, and no more than so many at once.
-struct Stack<J> {
-    jobs: Vec<PendingJob<J, J>>,
-    most: usize,
-}
-
-impl<J> Stack<J> {
-    fn of_at_most(most: usize) -> Self {
-        Self {
-            jobs: Vec::new(),
-            most,
-        }
-    }
-}
-
-impl<J: Send + 'static> BatchStorage<J, J> for Stack<J> {
-    fn len(&self) -> usize {
-        self.jobs.len()
-    }
-
-    fn append(&mut self, job: PendingJob<J, J>) {
-        if self.jobs.len() < self.most {
-            self.jobs.push(job);
-        }
-    }
-
-    fn take(&mut self, max_jobs: usize, max_weight: usize) -> Vec<PendingJob<J, J>> {
-        let mut room = max_weight;
-        let fits = self.jobs.iter().rev().take(max_jobs).take_while(|job| {
-            let fits = job.weight() <= room;
-            room = room.saturating_sub(job.weight());
-            fits
-        });
-        let kept = self.jobs.len() - fits.count();
-        self.jobs.drain(kept..).rev().collect()
-    }
-}
-
-/// The dead used to count towards the size of a batch until it was cut, so ten
+/// Withdrawn jobs used to count towards the size of a batch until it was cut, so ten
 /// batches of one were made where one of ten was due.
 #[tokio::test(start_paused = true)]
-async fn the_living_of_ten_rounds_go_in_one_batch() {
+async fn what_is_left_of_ten_rounds_goes_in_one_batch() {
     for kept in 0..10 {
         let gate = Gate::open();
         let batcher = run(cancelling(&gate).max_batch_size(10));
@@ -88,9 +43,9 @@ async fn the_living_of_ten_rounds_go_in_one_batch() {
     }
 }
 
-/// A queue full of the dead is not full.
+/// A queue full of withdrawn jobs is not full.
 #[tokio::test(start_paused = true)]
-async fn the_dead_take_no_room_from_the_living() {
+async fn withdrawn_jobs_take_no_room_in_the_queue() {
     let batcher = idle(cancelling(&Gate::open()).queue_capacity(100));
     for round in 0..1_000 {
         let handles: Vec<_> = (0..100)
@@ -105,9 +60,9 @@ async fn the_dead_take_no_room_from_the_living() {
     assert_balanced(stats);
 }
 
-/// Room that the dead leave goes to the line, and not to who comes next.
+/// Room that withdrawn jobs leave goes to the waiters, and not to the next caller.
 #[tokio::test(start_paused = true)]
-async fn the_line_moves_up_over_the_dead() {
+async fn waiters_get_the_room_of_withdrawn_jobs() {
     let gate = Gate::open();
     let batcher = idle(cancelling(&gate).queue_capacity(10).max_batch_size(10));
     let mut handles = submit(&batcher, 0..30);
@@ -125,10 +80,10 @@ async fn the_line_moves_up_over_the_dead() {
     assert_balanced(batcher.stats());
 }
 
-/// Whoever gives up for want of memory must get it back: what is kept of the dead
-/// is never more than there is of the living.
+/// Callers that withdraw for want of memory must get it back: there are never more
+/// withdrawn jobs kept than other jobs.
 #[tokio::test(start_paused = true)]
-async fn the_data_of_the_dead_is_dropped_wherever_they_are() {
+async fn the_data_of_withdrawn_jobs_is_dropped_wherever_they_are() {
     const MANY: usize = 10_000;
     for at_work in [false, true] {
         for (queue, size) in [(100, 3), (MANY, 3), (MANY, 2 * MANY), (100, 2 * MANY)] {
@@ -182,9 +137,9 @@ async fn the_data_of_the_dead_is_dropped_wherever_they_are() {
     }
 }
 
-/// The weight of the dead fills no batch either.
+/// The weight of withdrawn jobs fills no batch either.
 #[tokio::test(start_paused = true)]
-async fn the_dead_weigh_nothing() {
+async fn withdrawn_jobs_weigh_nothing() {
     let gate = Gate::open();
     let batcher = run(cancelling(&gate)
         .max_batch_size(1_000)
@@ -205,10 +160,10 @@ async fn the_dead_weigh_nothing() {
     assert_balanced(stats);
 }
 
-/// A storage with an order and limits of its own knows nothing of the dead, and
-/// must neither hand them on nor be clogged by them.
+/// A storage with an order and limits of its own does not know which jobs are
+/// withdrawn, and must neither give them nor be filled by them.
 #[tokio::test(start_paused = true)]
-async fn a_storage_is_cleared_of_the_dead() {
+async fn a_storage_is_cleared_of_withdrawn_jobs() {
     for in_flight in [1, 3] {
         let gate = Gate::closed();
         let batcher = run(cancelling(&gate)
@@ -247,15 +202,15 @@ async fn a_storage_is_cleared_of_the_dead() {
     }
 }
 
-/// A flush or a stop that finds the dead has nothing to wait for.
+/// A flush or a stop has nothing to wait for in withdrawn jobs.
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_the_dead() {
+async fn no_flush_or_stop_waits_for_withdrawn_jobs() {
     for stop in [false, true] {
         let gate = Gate::closed();
         let batcher = run(cancelling(&gate).max_batch_size(10).queue_capacity(1_000));
         let first = submit(&batcher, 0..10);
         settle().await;
-        let dead = submit(&batcher, 10..2_000);
+        let withdrawn = submit(&batcher, 10..2_000);
         settle().await;
         let done = if stop {
             let shutdown = batcher.shutdown();
@@ -264,7 +219,7 @@ async fn nobody_waits_for_the_dead() {
             tokio::spawn(batcher.flush())
         };
         settle().await;
-        drop(dead);
+        drop(withdrawn);
         settle().await;
         gate.pass(1);
         soon(done).await.expect("no panic");
@@ -275,9 +230,9 @@ async fn nobody_waits_for_the_dead() {
     }
 }
 
-/// Under the other two policies of waiting, too, only the living have a clock.
+/// Under the other two policies of waiting, too, withdrawn jobs are not timed.
 #[tokio::test(start_paused = true)]
-async fn the_dead_do_not_set_off_a_flush() {
+async fn withdrawn_jobs_cause_no_flush() {
     let gate = Gate::open();
     let batcher = run(cancelling(&gate)
         .max_batch_size(100)
@@ -285,9 +240,9 @@ async fn the_dead_do_not_set_off_a_flush() {
         .flush_cost(secs(10)));
     let one = submit(&batcher, [0]);
     sleep(secs(1)).await;
-    let dead = submit(&batcher, 1..10);
+    let withdrawn = submit(&batcher, 1..10);
     settle().await;
-    drop(dead);
+    drop(withdrawn);
     results(one).await;
     assert_eq!(gate.times()[0].as_secs(), 10);
 
@@ -298,9 +253,9 @@ async fn the_dead_do_not_set_off_a_flush() {
         .flush_when_idle(true));
     let first = submit(&batcher, [0]);
     settle().await;
-    let dead = submit(&batcher, 1..10);
+    let withdrawn = submit(&batcher, 1..10);
     settle().await;
-    drop(dead);
+    drop(withdrawn);
     gate.pass(10);
     results(first).await;
     settle().await;
@@ -340,8 +295,8 @@ fn ideal(arrivals: &[Duration], patience: &[Duration]) -> u32 {
     }
 }
 
-/// At twice what can be served somebody has to go without. Who served the dead
-/// would serve hardly anybody else.
+/// At twice what can be served some callers get no result in time. A server that
+/// processed withdrawn jobs would serve hardly any.
 #[tokio::test(start_paused = true)]
 async fn at_twice_the_capacity_the_goodput_stays() {
     const CALLERS: u32 = 4_000;
@@ -383,10 +338,10 @@ async fn at_twice_the_capacity_the_goodput_stays() {
     }
 }
 
-/// Handles of one pending batch in any order: leaving it must not cost what is in
-/// it, also where each was accepted at a moment of its own.
+/// Handles of one pending batch are dropped in any order: each must not cost what is
+/// in it, also where each was accepted at a moment of its own.
 #[tokio::test(start_paused = true)]
-async fn a_large_pending_batch_is_left_one_by_one() {
+async fn a_large_pending_batch_is_withdrawn_one_by_one() {
     const MANY: u32 = 100_000;
     let gate = Gate::open();
     let batcher = run(cancelling(&gate)
@@ -413,9 +368,9 @@ async fn a_large_pending_batch_is_left_one_by_one() {
     assert_balanced(stats);
 }
 
-/// Many threads give up at once, while batches are cut from among their jobs.
+/// Many threads withdraw at once, while batches are cut from among their jobs.
 #[test]
-fn threads_that_give_up_at_once_leave_the_counters_at_zero() {
+fn threads_that_withdraw_at_once_leave_the_counters_at_zero() {
     const THREADS: usize = 4;
     const ROUNDS: usize = 100;
     for (in_flight, stack, weighed) in [(1, false, false), (3, false, true), (3, true, true)] {
@@ -484,9 +439,9 @@ fn threads_that_give_up_at_once_leave_the_counters_at_zero() {
     }
 }
 
-/// A flush whose job is given up meanwhile is done, and cuts nothing that came later.
+/// A flush whose job is withdrawn meanwhile is done, and cuts nothing that came later.
 #[tokio::test(start_paused = true)]
-async fn a_flush_takes_no_more_than_it_means_past_the_dead() {
+async fn a_flush_takes_no_more_than_it_covers_after_a_withdrawal() {
     let gate = Gate::closed();
     let batcher = run(MicroBatch::builder(gate.clone())
         .cancel_on_drop(true)
@@ -496,11 +451,11 @@ async fn a_flush_takes_no_more_than_it_means_past_the_dead() {
     settle().await;
     let pending = submit(&batcher, 3..6);
     settle().await;
-    let meant = submit(&batcher, 6..7);
+    let covered = submit(&batcher, 6..7);
     let flush = tokio::spawn(batcher.flush());
     settle().await;
     let later = submit(&batcher, 7..9);
-    drop(meant);
+    drop(covered);
     gate.pass(99);
     soon(flush).await.unwrap();
     results(first).await;
