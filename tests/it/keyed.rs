@@ -3,7 +3,10 @@
 mod bombs;
 mod flush;
 mod keys;
+mod live;
 mod order;
+mod overall;
+mod turns;
 
 pub(crate) use keys::{Fuse, Key, Place};
 
@@ -762,7 +765,10 @@ async fn debug_shows_counts_and_no_jobs() {
         "Keyed { live_keys: 1, closed: false, .. }"
     );
     let builder = format!("{:?}", echo::<u8, u8>());
-    assert_eq!(builder, "KeyedBuilder { max_in_flight_overall: 10, .. }");
+    assert_eq!(
+        builder,
+        "KeyedBuilder { max_in_flight_overall: 10, queue_capacity_overall: 10000, .. }"
+    );
 }
 
 /// Ids over keys: the tracked micro-batcher hands each of its batches on to the
