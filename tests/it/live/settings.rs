@@ -3,12 +3,15 @@
 
 use std::time::Duration;
 
-use microbatch::{BuildError, FlushReason, MicroBatch, ReconfigureError};
+use microbatch::{BuildError, FlushReason, MicroBatch, ReconfigureError, Settings};
 use tokio::time::{Instant, sleep};
 
 use crate::support::{Gate, Reports, idle, millis, results, run, secs, settle, soon, submit};
 
 const NEVER: Duration = Duration::MAX;
+
+/// Makes one of the settings zero.
+type Zero = fn(&mut Settings);
 
 #[tokio::test(start_paused = true)]
 async fn the_settings_are_those_of_the_builder_until_they_are_changed() {
@@ -30,7 +33,7 @@ async fn the_settings_are_those_of_the_builder_until_they_are_changed() {
     assert_eq!(settings.flush_cost, Some(millis(7)));
     assert!(settings.flush_when_idle);
     let changed = batcher.reconfigure(|settings| settings.max_batch_size = 8);
-    let expected = microbatch::Settings::clone(&batcher.settings());
+    let expected = batcher.settings();
     assert_eq!(changed, Ok(expected));
     assert_eq!(expected.max_batch_size, 8);
     assert_eq!(expected.interval, millis(70));
@@ -40,7 +43,7 @@ async fn the_settings_are_those_of_the_builder_until_they_are_changed() {
 async fn a_change_is_all_or_nothing() {
     let batcher = run(MicroBatch::builder(Gate::open()));
     let before = batcher.settings();
-    let zeros: [(&str, fn(&mut microbatch::Settings)); 4] = [
+    let zeros: [(&str, Zero); 4] = [
         ("max_batch_size", |settings| settings.max_batch_size = 0),
         ("max_batch_weight", |settings| settings.max_batch_weight = 0),
         ("interval", |settings| settings.interval = Duration::ZERO),
