@@ -101,7 +101,7 @@ impl<J, R, S: BatchStorage<J, R>> PendingJobs<J, R, S> {
 
     /// Takes the jobs of the next batch.
     pub(super) fn cut(&mut self) -> Vec<PendingJob<J, R>> {
-        let settings = self.schedule.policy().settings;
+        let settings = &self.schedule.policy().settings;
         let (max_jobs, max_weight) = (settings.max_batch_size, settings.max_batch_weight);
         if !self.counts_one_by_one() {
             let mut batch = self.take(max_jobs, max_weight);

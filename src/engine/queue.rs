@@ -429,8 +429,12 @@ impl<J, R> Queue<J, R> {
         }
     }
 
+    pub(crate) fn control(&self) -> Control {
+        self.lock().control
+    }
+
     pub(crate) fn settings(&self) -> Settings {
-        self.lock().control.settings
+        self.control().settings
     }
 
     /// Puts validated settings in force, and returns them.
@@ -462,7 +466,7 @@ impl<J, R> Queue<J, R> {
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        self.lock().control.paused
+        self.control().paused
     }
 
     /// Notes that a batch has ended.

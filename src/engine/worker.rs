@@ -147,7 +147,8 @@ where
                 return Ok(());
             }
             let (queue, schedule, seen) = (&self.context.queue, self.schedule(), self.seen());
-            let deadline = match self.permits.is_waiting() {
+            let waits_for_permit = self.permits.is_waiting();
+            let deadline = match waits_for_permit {
                 true => schedule.stop_deadline(),
                 false => schedule.deadline(),
             };
@@ -156,7 +157,7 @@ where
             tokio::select! {
                 biased;
                 () = changed => {}
-                () = self.permits.changed() => {}
+                () = self.permits.changed(), if waits_for_permit => {}
                 () = timer.as_mut().elapsed() => {}
             }
         }
@@ -195,7 +196,8 @@ where
         if let Some(ahead) = received.flush_ahead {
             self.pending.schedule.request_flush(ahead);
         }
-        if let Some(control) = received.control {
+        if received.control_changed {
+            let control = self.queue().control();
             self.pending.schedule.reconfigure(control.settings);
             self.pending.schedule.set_paused(control.paused);
         }

@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use tokio::time::Instant;
 
-use super::{Control, FlushTarget, ParkedWorker, Queue, QueueState, wake};
+use super::{FlushTarget, ParkedWorker, Queue, QueueState, wake};
 use crate::engine::panics::discard;
 use crate::engine::reply::ReplySender;
 use crate::engine::schedule::Wants;
@@ -42,8 +42,8 @@ pub(crate) struct Received {
     pub(crate) closed: bool,
     /// The worker must poll its cancellation token.
     pub(crate) cancel_woken: bool,
-    /// Set if the users have changed it.
-    pub(crate) control: Option<Control>,
+    /// Users have changed what they control; see [`Queue::control`].
+    pub(crate) control_changed: bool,
     /// Jobs left in the queue.
     pub(crate) queued: usize,
     /// The highest number of jobs that were queued recently.
@@ -108,7 +108,7 @@ impl<J, R> Queue<J, R> {
         let received = Received {
             closed: state.closed,
             cancel_woken: mem::take(&mut state.cancel_woken),
-            control: mem::take(&mut state.control_changed).then_some(state.control),
+            control_changed: mem::take(&mut state.control_changed),
             queued: state.jobs.len(),
             peak: state.peak.get(),
             taken: inbox.jobs.len(),
