@@ -343,10 +343,14 @@ where
 
     fn validate(&self) -> Result<(), BuildError> {
         let policy = &self.policy;
-        policy.settings.validated()?;
+        let [size, interval, in_flight, weight] = policy.settings.zeros();
         let options = [
+            size,
+            interval,
             ("queue_capacity", policy.queue_capacity == 0),
             ("shutdown_timeout", policy.shutdown_timeout.is_zero()),
+            in_flight,
+            weight,
         ];
         match options.into_iter().find(|(_, zero)| *zero) {
             Some((option, _)) => Err(BuildError::Zero(option)),
