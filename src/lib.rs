@@ -26,7 +26,7 @@ pub use micro_batch::{MicroBatch, Permit, WeakMicroBatch};
 pub use processor::Retry;
 pub use processor::{
     Always, BatchProcessor, BatchProcessorExt, Bisect, BlockingProcessor, Coalesce, Elapsed,
-    Timeout,
+    SpawnError, Timeout,
 };
 pub use report::{BatchReport, FlushReason, Stats};
 pub use settings::Settings;

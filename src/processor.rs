@@ -4,7 +4,6 @@ mod bisect;
 mod blocking;
 mod coalesce;
 mod ext;
-pub(crate) mod in_order;
 #[cfg(feature = "retry")]
 mod retry;
 mod timeout;
@@ -12,7 +11,7 @@ mod timeout;
 use std::error::Error;
 
 pub use bisect::Bisect;
-pub use blocking::BlockingProcessor;
+pub use blocking::{BlockingProcessor, SpawnError};
 pub use coalesce::Coalesce;
 pub use ext::BatchProcessorExt;
 #[cfg(feature = "retry")]
