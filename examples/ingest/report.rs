@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
-use crate::pass::Pass;
+use crate::pass::{Method, Pass};
 
 /// In microseconds; no disk makes rows durable in less.
 const FASTEST_COMMIT: u64 = 20;
@@ -38,8 +38,14 @@ pub(crate) fn print(out: &mut impl Write, passes: &[Pass], good: bool) -> io::Re
             format!("{:.2} ms", micros as f64 / 1000.0)
         })?;
     }
-    match passes {
-        [base, pass] if base.ledger.stored > 0 => {
+    let of = |method| {
+        passes
+            .iter()
+            .find(|pass| pass.method == method && pass.ledger.stored > 0)
+    };
+    let (batched, bulk) = (of(Method::Batched), of(Method::Bulk));
+    match (of(Method::RowByRow), batched) {
+        (Some(base), Some(pass)) => {
             let speed_up = pass.rate() / base.rate();
             writeln!(out, "{:<20}{:>30.1} x", "speed-up", speed_up)?;
             if base.ledger.latencies.value_at_quantile(0.5) < FASTEST_COMMIT {
@@ -51,6 +57,10 @@ pub(crate) fn print(out: &mut impl Write, passes: &[Pass], good: bool) -> io::Re
             }
         }
         _ => {}
+    }
+    if let (Some(pass), Some(bulk)) = (batched, bulk) {
+        let share = 100.0 * pass.rate() / bulk.rate();
+        writeln!(out, "{:<20}{:>30.0} %", "of the bulk load", share)?;
     }
     if good {
         writeln!(
