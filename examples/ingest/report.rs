@@ -44,19 +44,16 @@ pub(crate) fn print(out: &mut impl Write, passes: &[Pass], good: bool) -> io::Re
             .find(|pass| pass.method == method && pass.ledger.stored > 0)
     };
     let (batched, bulk) = (of(Method::Batched), of(Method::Bulk));
-    match (of(Method::RowByRow), batched) {
-        (Some(base), Some(pass)) => {
-            let speed_up = pass.rate() / base.rate();
-            writeln!(out, "{:<20}{:>30.1} x", "speed-up", speed_up)?;
-            if base.ledger.latencies.value_at_quantile(0.5) < FASTEST_COMMIT {
-                writeln!(
-                    out,
-                    "The database seems to be in memory, where a commit costs next to nothing;"
-                )?;
-                writeln!(out, "name one on a disk with --database.")?;
-            }
+    if let (Some(base), Some(pass)) = (of(Method::RowByRow), batched) {
+        let speed_up = pass.rate() / base.rate();
+        writeln!(out, "{:<20}{:>30.1} x", "speed-up", speed_up)?;
+        if base.ledger.latencies.value_at_quantile(0.5) < FASTEST_COMMIT {
+            writeln!(
+                out,
+                "The database seems to be in memory, where a commit costs next to nothing;"
+            )?;
+            writeln!(out, "name one on a disk with --database.")?;
         }
-        _ => {}
     }
     if let (Some(pass), Some(bulk)) = (batched, bulk) {
         let share = 100.0 * pass.rate() / bulk.rate();
