@@ -1,4 +1,11 @@
 //! One batch: what the processor returns for it, and the replies to its callers.
+//!
+//! # Invariants
+//!
+//! - Each job of a batch gets one reply, its own result or the error of the batch. The
+//!   replies are taken once, by the batch or by the worker that abandons it.
+//! - A batch is counted and reported before its callers get their replies, and the worker
+//!   hears of its end after everything of it is dropped.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

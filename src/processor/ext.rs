@@ -6,6 +6,8 @@ use super::bisect::Bisect;
 use super::coalesce::Coalesce;
 #[cfg(feature = "retry")]
 use super::retry::Retry;
+#[cfg(feature = "retry")]
+use super::retry_items::RetryItems;
 use super::timeout::Timeout;
 use super::{Always, BatchProcessor};
 
@@ -73,6 +75,67 @@ pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
         B: backon::BackoffBuilder + Clone,
     {
         Retry::new(self, backoff, Always)
+    }
+
+    /// Tries the failed jobs of a batch again, and only those, after each pause of
+    /// `backoff`, which is any builder of the [`backon`](https://docs.rs/backon) crate.
+    ///
+    /// For processors whose result is a `Result` for each job, as bulk calls that fail in
+    /// part answer: the unprocessed items of DynamoDB's `BatchWriteItem`, the errors of
+    /// Elasticsearch's `_bulk`, the failed records of Kinesis' `PutRecords`, the failed
+    /// entries of SQS' `SendMessageBatch`. Limit it with [`when`](RetryItems::when) to
+    /// errors that are temporary.
+    ///
+    /// Each result ends up with its own job, in order. All jobs of the batch get their
+    /// results at the end, and the batch stays in flight during the pauses, as with
+    /// [`retry`](Self::retry). Each job is cloned once before the first call, and those
+    /// that failed once more for each later one.
+    ///
+    /// # Errors
+    ///
+    /// A first call that fails as a whole, panics or returns a wrong number of results
+    /// does so here. A later one that does any of this ends the attempts: what was done is
+    /// done, and the others keep their own last error. A job whose clone panics is not
+    /// tried again, nor is one for whose error `when` panics, nor any job once `backoff`
+    /// has panicked.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicBool, Ordering};
+    /// use backon::ConstantBuilder;
+    /// use microbatch::{BatchProcessorExt, CancellationToken, MicroBatch};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), microbatch::JobError> {
+    /// static THROTTLED: AtomicBool = AtomicBool::new(true);
+    /// // Takes the first two records, and later the rest.
+    /// let put_records = |records: Vec<&'static str>| async move {
+    ///     let room = if THROTTLED.swap(false, Ordering::Relaxed) { 2 } else { 100 };
+    ///     let put = |(n, record): (usize, &str)| {
+    ///         if record.is_empty() { Err("empty") } else if n < room { Ok(record.len()) } else { Err("throttled") }
+    ///     };
+    ///     Ok::<Vec<Result<usize, &str>>, String>(records.into_iter().enumerate().map(put).collect())
+    /// };
+    /// let patient = put_records
+    ///     .retry_items(ConstantBuilder::default().with_max_times(3))
+    ///     .when(|error| *error == "throttled");
+    /// let stream = MicroBatch::builder(patient)
+    ///     .max_batch_size(4)
+    ///     .build_running(CancellationToken::new())
+    ///     .expect("valid");
+    /// let results = stream.submit_all(["one", "", "three", "four"]).await;
+    /// let results: Vec<_> = results.into_iter().collect::<Result<_, _>>()?;
+    /// assert_eq!(results, [Ok(3), Err("empty"), Ok(5), Ok(4)]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "retry")]
+    fn retry_items<B>(self, backoff: B) -> RetryItems<Self, B>
+    where
+        B: backon::BackoffBuilder + Clone,
+    {
+        RetryItems::new(self, backoff, Always)
     }
 
     /// Drops a batch that takes longer than `limit` and fails it with

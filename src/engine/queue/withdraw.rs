@@ -1,5 +1,11 @@
 //! The handle's side of the queue: waiting for acceptance, and what a dropped handle
 //! does to its job.
+//!
+//! # Invariants
+//!
+//! - A job is counted once as left, as withdrawn, or as what becomes of it otherwise: who
+//!   takes it out of the waiters, or changes its stage, has it.
+//! - Jobs and wakers are dropped after the lock is released.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -34,14 +40,16 @@ impl<J: Send, R: Send> JobQueue for Queue<J, R> {
     fn leave(&self, id: WaiterId) -> bool {
         let mut state = self.lock();
         let left = state.waiters.remove(id);
-        if left.is_some() {
-            state.stats.withdraw_waiting();
+        if left.is_none() {
+            return false;
         }
+        state.stats.leave_waiting();
+        let wakers = self.leave_shared_limit(&mut state, id);
         drop(state);
-        let has_left = left.is_some();
         // After the lock is released, because the drop of a job is user code.
         discard(left, self.name());
-        has_left
+        wakers.into_iter().for_each(wake);
+        true
     }
 
     fn withdraw(&self, job: &Arc<Withdrawal>) {

@@ -32,6 +32,7 @@ fn a_large_future_fits_under_every_decorator() {
     check(large.timeout(second));
     check(large.retry(once_more()));
     check(large.bisect());
+    check(large.bisect().retry_items(once_more()));
     check(large.coalesce());
 }
 

@@ -52,6 +52,15 @@ async fn batches_start_in_order_under_retry() {
 
 #[cfg(feature = "retry")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn batches_start_in_order_under_retry_of_items() {
+    let log = StartLog::default();
+    let inner = innermost(&log).bisect();
+    log.check(inner.retry_items(backon::ConstantBuilder::default()))
+        .await;
+}
+
+#[cfg(feature = "retry")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn batches_start_in_order_under_all_of_them() {
     let log = StartLog::default();
     let inner = innermost(&log).coalesce().timeout(Duration::MAX);
