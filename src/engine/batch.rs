@@ -232,13 +232,19 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
 /// Links the span of a batch with those of its callers, once each. They are held open
 /// here: a closed span cannot be linked.
 fn link(batch: &Span, origins: &[Span]) {
-    let mut linked = HashSet::with_capacity(origins.len());
-    for origin in origins.iter().filter(|origin| linked.insert(origin.id())) {
+    let mut ids = HashSet::with_capacity(origins.len());
+    let callers = origins.iter().filter(|origin| ids.insert(origin.id()));
+    let callers: Vec<_> = callers.collect();
+    for caller in &callers {
         trace(|| {
-            batch.follows_from(origin);
+            batch.follows_from(*caller);
         });
+    }
+    // Afterwards, because this may start the batch in an exporter, whose sampler sees
+    // no later links of the batch.
+    for caller in callers {
         trace(|| {
-            origin.follows_from(batch);
+            caller.follows_from(batch);
         });
     }
 }

@@ -206,8 +206,8 @@ async fn a_batch_follows_from_the_spans_its_jobs_were_submitted_in() {
     let follows = lock(&capture.follows).clone();
     let links = [
         (batch, first),
-        (first, batch),
         (batch, second),
+        (first, batch),
         (second, batch),
     ];
     assert_eq!(follows, links);
