@@ -12,6 +12,8 @@ use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use tracing::Span;
+
 use super::waiters::{WaiterId, WaiterStatus};
 use super::{Queue, QueueState, wake};
 use crate::engine::panics::discard;
@@ -62,6 +64,8 @@ impl<J: Send, R: Send> JobQueue for Queue<J, R> {
             state.withdrawn_pending.push(Arc::clone(job));
             state.stats.withdraw_pending();
         } else {
+            drop(state);
+            discard(withdrawn_span(job), self.name());
             return;
         }
         let removed = state.remove_withdrawn();
@@ -69,9 +73,19 @@ impl<J: Send, R: Send> JobQueue for Queue<J, R> {
         // The worker recomputes its deadline, or drops what it holds.
         wakers.extend(state.unpark());
         drop(state);
+        discard(withdrawn_span(job), self.name());
         discard(removed, self.name());
         wakers.into_iter().for_each(wake);
         self.release_shared_room(1);
+    }
+}
+
+/// Takes the span of a withdrawn job at once. The job itself may stay in the queue, or
+/// in the storage, for a while.
+fn withdrawn_span(job: &Withdrawal) -> Option<Span> {
+    match job.is_withdrawn() {
+        true => job.take_span(),
+        false => None,
     }
 }
 
