@@ -7,6 +7,8 @@ mod ext;
 pub(crate) mod in_order;
 #[cfg(feature = "retry")]
 mod retry;
+#[cfg(feature = "retry")]
+mod retry_items;
 mod timeout;
 
 use std::error::Error;
@@ -17,6 +19,8 @@ pub use coalesce::Coalesce;
 pub use ext::BatchProcessorExt;
 #[cfg(feature = "retry")]
 pub use retry::Retry;
+#[cfg(feature = "retry")]
+pub use retry_items::RetryItems;
 pub use timeout::{Elapsed, Timeout};
 
 /// Processes a whole batch of jobs at once.

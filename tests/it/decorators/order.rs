@@ -31,6 +31,19 @@ impl Log {
         }
     }
 
+    /// As [`innermost`](Self::innermost), with a result of its own for each job.
+    #[cfg(feature = "retry")]
+    fn innermost_items(&self) -> impl BatchProcessor<u32, Result<u32, String>, Error = String> {
+        let log = self.clone();
+        move |jobs: Vec<u32>| {
+            log.note(&jobs);
+            async move {
+                tokio::task::yield_now().await;
+                Ok(jobs.into_iter().map(Ok).collect())
+            }
+        }
+    }
+
     /// Has the processor, which writes this log, process many batches.
     async fn check<R: Send + 'static>(self, processor: impl BatchProcessor<u32, R>) {
         let batcher = MicroBatch::builder(processor)
@@ -78,10 +91,24 @@ async fn batches_start_in_order_under_retry() {
 
 #[cfg(feature = "retry")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn batches_start_in_order_under_retry_items() {
+    let log = Log::default();
+    let inner = log.innermost_items();
+    log.check(inner.retry_items(backon::ConstantBuilder::default()))
+        .await;
+}
+
+#[cfg(feature = "retry")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn batches_start_in_order_under_all_of_them() {
     let log = Log::default();
     let inner = log.innermost().coalesce().timeout(std::time::Duration::MAX);
     let inner = inner.retry(backon::ConstantBuilder::default()).bisect();
+    log.check(inner).await;
+    let log = Log::default();
+    let backoff = backon::ConstantBuilder::default();
+    let inner = log.innermost_items().timeout(std::time::Duration::MAX);
+    let inner = inner.retry(backoff).retry_items(backoff).bisect();
     log.check(inner).await;
 }
 
