@@ -1,13 +1,15 @@
 //! Tries the failed jobs of a batch again.
 
 use std::mem;
+use std::sync::Arc;
 
 use backon::BackoffBuilder;
 use tokio::time::sleep;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{Always, BatchProcessor, Predicate};
 use crate::engine::panics::{Call, Shielded, ShieldedVec, catch, discard, rethrow, trace};
+use crate::error::JobError;
 
 /// A processor that tries the failed jobs of a batch again; see
 /// [`retry_items`](super::BatchProcessorExt::retry_items).
@@ -26,37 +28,10 @@ impl<P, B, W> RetryItems<P, B, W> {
             when,
         }
     }
-
-    /// Returns clones of the jobs to try again, with their indices.
-    fn open_jobs<J: Clone, T, E>(
-        &self,
-        copies: &ShieldedVec<Option<J>>,
-        results: &ShieldedVec<Result<T, E>>,
-    ) -> (Vec<usize>, ShieldedVec<J>)
-    where
-        W: Predicate<E>,
-    {
-        let mut indices = Vec::new();
-        let mut jobs = ShieldedVec::new(Vec::new());
-        for (index, (copy, result)) in copies.iter().zip(results.iter()).enumerate() {
-            let (Some(copy), Err(error)) = (copy, result) else {
-                continue;
-            };
-            // A job whose predicate or clone panics keeps its error.
-            if !catch(|| self.when.holds(error)).unwrap_or(false) {
-                continue;
-            }
-            if let Ok(job) = catch(|| copy.clone()) {
-                indices.push(index);
-                jobs.push(job);
-            }
-        }
-        (indices, jobs)
-    }
 }
 
 impl<P, B> RetryItems<P, B> {
-    /// Tries again only the jobs with an error for which `predicate` holds.
+    /// Tries only those jobs again for whose error `predicate` holds.
     pub fn when<J, T, E, F>(self, predicate: F) -> RetryItems<P, B, F>
     where
         P: BatchProcessor<J, Result<T, E>>,
@@ -66,9 +41,68 @@ impl<P, B> RetryItems<P, B> {
     }
 }
 
+/// Jobs that may be tried again, each with its position in the batch.
+type Kept<J> = ShieldedVec<(usize, J)>;
+
+/// Clones the jobs. A job whose clone panics is left out, and so not tried again.
+fn keep<'a, J: Clone + 'a>(jobs: impl Iterator<Item = (usize, &'a J)>) -> Kept<J> {
+    let clones = jobs.filter_map(|(at, job)| Some((at, catch(|| job.clone()).ok()?)));
+    ShieldedVec::new(clones.collect())
+}
+
+impl<P, B, W> RetryItems<P, B, W> {
+    /// Returns those of the kept jobs that failed and are to be tried again, and drops
+    /// the others.
+    fn failed<J, T, E>(&self, kept: Kept<J>, results: &[Result<T, E>]) -> Kept<J>
+    where
+        W: Predicate<E>,
+    {
+        let again = |result: &Result<T, E>| match result {
+            Ok(_) => false,
+            Err(error) => catch(|| self.when.holds(error)).unwrap_or(false),
+        };
+        let kept = kept.into_vec().into_iter();
+        let (failed, done): (Vec<_>, Vec<_>) = kept.partition(|(at, _)| again(&results[*at]));
+        discard(done, None);
+        ShieldedVec::new(failed)
+    }
+
+    /// Returns the results of a later call with `expected` jobs, or logs why there are
+    /// none.
+    fn check<J, R>(
+        outcome: Result<Result<Vec<R>, P::Error>, Arc<str>>,
+        expected: usize,
+    ) -> Option<Vec<R>>
+    where
+        P: BatchProcessor<J, R>,
+    {
+        let error = match outcome {
+            Ok(Ok(results)) if results.len() == expected => return Some(results),
+            Ok(Ok(results)) => {
+                let actual = results.len();
+                discard(results, None);
+                JobError::ResultCount { expected, actual }
+            }
+            Ok(Err(error)) => {
+                catch(|| JobError::from_processor(error.into())).unwrap_or_else(JobError::Panicked)
+            }
+            Err(message) => JobError::Panicked(message),
+        };
+        trace(|| {
+            warn!(
+                jobs = expected,
+                ?error,
+                "failed jobs could not be tried again"
+            )
+        });
+        discard([error], None);
+        None
+    }
+}
+
 impl<J, T, E, P, B, W> BatchProcessor<J, Result<T, E>> for RetryItems<P, B, W>
 where
-    J: Clone + Send + Sync + 'static,
+    J: Clone + Send,
     T: Send,
     E: Send,
     P: BatchProcessor<J, Result<T, E>>,
@@ -81,52 +115,41 @@ where
         &self,
         jobs: Vec<J>,
     ) -> impl Future<Output = Result<Vec<Result<T, E>>, P::Error>> + Send {
-        let jobs = ShieldedVec::new(jobs);
-        let mut copies = ShieldedVec::new(Vec::with_capacity(jobs.len()));
-        for job in jobs.iter() {
-            copies.push(catch(|| job.clone()).ok());
-        }
-        let mut pauses = catch(|| Shielded::new(self.backoff.clone().build())).ok();
+        let size = jobs.len();
+        let mut pauses = catch(|| Shielded::new(self.backoff.clone().build()));
+        // The processor gets the jobs themselves, so a clone that panics costs a job its
+        // later attempts and not this one.
+        let mut kept = keep(jobs.iter().enumerate());
         // The first call is made here, not in the future, so that batches start in order.
-        let call = Call::new(|| self.inner.process(jobs.into_vec()));
+        let call = Call::new(|| self.inner.process(jobs));
         async move {
-            let results = match call.await {
-                Ok(results) => results?,
+            let mut results = match call.await {
+                Ok(results) => ShieldedVec::new(results?),
                 Err(message) => rethrow(message),
             };
-            if results.len() != copies.len() {
-                return Ok(results);
+            if results.len() != size {
+                return Ok(results.into_vec());
             }
-            let mut results = ShieldedVec::new(results);
             loop {
-                let (indices, jobs) = self.open_jobs(&copies, &results);
-                if indices.is_empty() {
+                kept = self.failed(kept, &results);
+                if kept.is_empty() {
                     break;
                 }
-                // A panic ends the retries: what is done must not be lost.
-                let next = || pauses.as_mut().and_then(|pauses| pauses.get_mut().next());
-                let Ok(Some(pause)) = catch(next) else {
-                    break;
-                };
-                trace(|| debug!(jobs = indices.len(), ?pause, "jobs failed, trying again"));
+                let pauses = pauses.as_mut().ok();
+                let pause = pauses.and_then(|pauses| catch(|| pauses.get_mut().next()).ok()?);
+                let Some(pause) = pause else { break };
+                let expected = kept.len();
+                trace(|| debug!(?pause, jobs = expected, "jobs failed, trying them again"));
                 sleep(pause).await;
-                let call = Call::new(|| self.inner.process(jobs.into_vec()));
-                let again = match call.await {
-                    Ok(Ok(again)) => ShieldedVec::new(again),
-                    Ok(Err(error)) => {
-                        discard([error], None);
-                        break;
-                    }
-                    Err(_) => break,
-                };
-                if again.len() != indices.len() {
+                let (positions, jobs): (Vec<_>, Vec<_>) = kept.into_vec().into_iter().unzip();
+                kept = keep(positions.iter().copied().zip(&jobs));
+                let outcome = Call::new(|| self.inner.process(jobs)).await;
+                let Some(attempt) = Self::check(outcome, expected) else {
                     break;
-                }
-                for (index, result) in indices.into_iter().zip(again.into_vec()) {
-                    discard([mem::replace(&mut results[index], result)], None);
-                    if results[index].is_ok() {
-                        discard(copies[index].take(), None);
-                    }
+                };
+                for (at, result) in positions.into_iter().zip(attempt) {
+                    let error = mem::replace(&mut results[at], result);
+                    discard([error], None);
                 }
             }
             Ok(results.into_vec())
