@@ -30,7 +30,7 @@ pub use processor::{
 pub use processor::{Retry, RetryItems};
 pub use report::{BatchReport, FlushReason, Stats};
 pub use settings::Settings;
-pub use storage::{BatchStorage, MemoryStorage};
+pub use storage::{BatchStorage, Lanes, MemoryStorage, Similar};
 pub use tokio_util::sync::CancellationToken;
 pub use wrappers::keyed::{Keyed, KeyedBuilder, KeyedJob, KeyedOptions, KeyedProcessor, PerKey};
 pub use wrappers::stream::{SubmitStream, SubmitStreamUnordered};
