@@ -285,7 +285,8 @@ where
         }
     }
 
-    /// Sets the `name` field of every span and event. Default none.
+    /// Sets the `name` field of every span and event, and the label `batcher` of every
+    /// metric. Default none; the label is then `default`.
     ///
     /// Each batch is a span at INFO, named `batch`, with the fields `name`, `size`,
     /// `weight`, `reason` and `waited`, within which the processor runs; all that is told
@@ -365,6 +366,9 @@ where
             weighs: self.weigher.is_some(),
         };
         let queue = Arc::new(Queue::new(options, policy.settings));
+        // The limits are known before there is a batch.
+        #[cfg(feature = "metrics")]
+        queue.record_metrics();
         let context = BatchContext {
             processor: Shielded::new(self.processor),
             queue: Arc::clone(&queue),
