@@ -122,8 +122,9 @@ impl<J, R> MicroBatch<J, R> {
     /// Everything is registered when the micro-batcher is built, with the recorder that is
     /// installed by then, under the label `batcher`, its name or `default`. Counters and the
     /// gauges of jobs and batches add up over micro-batchers of one name, such as those of
-    /// the keys of a [`Keyed`](crate::Keyed); those of limits show the last one told. A
-    /// panic of the recorder loses what it was told, and nothing else.
+    /// the keys of a [`Keyed`](crate::Keyed); those of limits show the last one told. So an
+    /// exporter must not forget gauges that have not changed for a while. A panic of the
+    /// recorder loses what it was told, and nothing else.
     ///
     /// | name | kind | meaning |
     /// | --- | --- | --- |
