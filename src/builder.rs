@@ -296,7 +296,8 @@ where
         }
     }
 
-    /// Sets the `name` field of every span and event. Default none.
+    /// Sets the `name` field of every span and event, and the label `batcher` of every
+    /// metric. Default none; the label is then `default`.
     ///
     /// Each batch is a span at INFO, named `batch`, with the fields `name`, `size`,
     /// `weight`, `reason` and `waited`, within which the processor runs; all that is told
@@ -380,6 +381,9 @@ where
             weighs: self.weigher.is_some(),
         };
         let queue = Queue::new(options, policy.settings).under(self.shared_limit);
+        // The limits are known before there is a batch.
+        #[cfg(feature = "metrics")]
+        queue.record_metrics();
         let context = BatchContext {
             processor: Shielded::new(self.processor),
             queue: Arc::clone(&queue),

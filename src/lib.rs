@@ -8,6 +8,8 @@ mod engine;
 mod error;
 mod handle;
 mod job;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod micro_batch;
 mod processor;
 mod report;

@@ -131,10 +131,11 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
         span
     }
 
-    /// Returns the time, if the hook is to be told how long the processor takes.
+    /// Returns the time, if the hook or the metrics are to be told how long the processor
+    /// takes.
     pub(crate) fn start_time(&self) -> Option<Instant> {
-        let hook = self.guard.context.on_batch.as_ref();
-        hook.map(|_| Instant::now())
+        let told = cfg!(feature = "metrics") || self.guard.context.on_batch.is_some();
+        told.then(Instant::now)
     }
 
     /// Replies to the callers of this many jobs with what the processor has returned.
@@ -219,7 +220,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
         }
         let queue = &context.queue;
         queue.count(|stats| stats.finish_batch(size, error.is_some()));
-        let (Some(hook), Some(started)) = (&context.on_batch, started) else {
+        let Some(started) = started else {
             return;
         };
         let report = BatchReport {
@@ -229,6 +230,11 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
             waited: self.waited,
             took: started.elapsed(),
             error,
+        };
+        #[cfg(feature = "metrics")]
+        queue.record_batch(&report);
+        let Some(hook) = &context.on_batch else {
+            return;
         };
         if let Err(error) = catch(|| hook(&report)) {
             trace(|| error!(name = self.name(), %error, "the on_batch hook panicked"));
