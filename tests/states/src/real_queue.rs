@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use crate::engine::queue::{Inbox, Queue, Received, Seen};
+use crate::engine::queue::{Inbox, Queue, QueueOptions, Received, Seen};
 use crate::engine::reply;
 use crate::job::PendingJob;
 use crate::state::{Job, State, at};
@@ -32,7 +32,14 @@ impl Wake for WokenFlag {
 
 impl RealQueue {
     pub fn new(state: &State, capacity: usize) -> Self {
-        let queue = Self(Queue::new(None, capacity, false, false));
+        let options = QueueOptions {
+            name: None,
+            capacity,
+            cancel_on_drop: false,
+            custom_storage: false,
+            weighs: true,
+        };
+        let queue = Self(Queue::new(options, state.schedule.policy().settings));
         let mut requests = state.flush_requests.iter().peekable();
         for (at, job) in state.queue.iter().enumerate() {
             while requests.next_if(|request| request.ahead == at).is_some() {

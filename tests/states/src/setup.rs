@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::engine::schedule::Policy;
+use crate::settings::Settings;
 
 /// No run lasts that long, in milliseconds.
 pub const END_OF_TIME: u8 = 200;
@@ -28,7 +29,7 @@ impl Setup {
         Self {
             name,
             policy,
-            capacity: 3,
+            capacity: CAPACITY,
             cancel_on_drop: false,
             weights: &[0],
             jobs: 4,
@@ -38,34 +39,29 @@ impl Setup {
         }
     }
 
-    fn weighing(self, limit: usize, weights: &'static [u8]) -> Self {
-        let policy = Policy {
-            max_batch_weight: limit,
-            ..self.policy
-        };
-        Self {
-            policy,
-            weights,
-            ..self
-        }
+    fn weighing(mut self, limit: usize, weights: &'static [u8]) -> Self {
+        self.policy.settings.max_batch_weight = limit;
+        Self { weights, ..self }
     }
 
     fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
+        self.policy.queue_capacity = self.capacity;
         self
     }
 
     /// A storage of the user's, which is offered all that the queue holds.
     fn choosing(mut self, pranks: u8) -> Self {
         self.policy.custom_storage = true;
-        self.policy.max_pending = self.policy.max_batch_size.max(self.capacity);
         Self { pranks, ..self }
     }
 
     /// Whether nothing but company, a request or a stop lets a job go.
     pub fn never(&self) -> bool {
-        let policy = &self.policy;
-        policy.interval == Duration::MAX && !policy.flush_when_idle && policy.flush_cost.is_none()
+        let settings = &self.policy.settings;
+        settings.interval == Duration::MAX
+            && !settings.flush_when_idle
+            && settings.flush_cost.is_none()
     }
 }
 
@@ -73,17 +69,27 @@ const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
+const CAPACITY: usize = 3;
+
 fn batches(max_batch_size: usize, max_in_flight: usize) -> Policy {
     Policy {
-        max_batch_size,
-        max_batch_weight: usize::MAX,
-        interval: ms(2),
-        max_in_flight,
-        flush_when_idle: false,
-        flush_cost: None,
+        settings: Settings {
+            max_batch_size,
+            interval: ms(2),
+            max_in_flight,
+            ..Settings::DEFAULT
+        },
+        queue_capacity: CAPACITY,
         shutdown_timeout: ms(3),
-        max_pending: max_batch_size,
         custom_storage: false,
+    }
+}
+
+impl Policy {
+    /// The policy with other settings.
+    fn set(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.settings);
+        self
     }
 }
 
@@ -91,19 +97,14 @@ fn batches(max_batch_size: usize, max_in_flight: usize) -> Policy {
 /// and some of it together.
 pub fn all() -> Vec<Setup> {
     let policy = batches;
-    let idle = |size, flights| Policy {
-        flush_when_idle: true,
-        ..batches(size, flights)
+    let idle = |size, flights| batches(size, flights).set(|it| it.flush_when_idle = true);
+    let cost = |size, flights, cost| {
+        batches(size, flights).set(|it| {
+            it.flush_cost = Some(ms(cost));
+            it.interval = ms(9);
+        })
     };
-    let cost = |size, flights, cost| Policy {
-        flush_cost: Some(ms(cost)),
-        interval: ms(9),
-        ..batches(size, flights)
-    };
-    let never = |size, flights| Policy {
-        interval: Duration::MAX,
-        ..batches(size, flights)
-    };
+    let never = |size, flights| batches(size, flights).set(|it| it.interval = Duration::MAX);
     let patient = |policy: Policy| Policy {
         shutdown_timeout: Duration::MAX,
         ..policy
@@ -122,31 +123,20 @@ pub fn all() -> Vec<Setup> {
         Setup::new("weight 2, jobs of 1 and 2, idle", idle(3, 1)).weighing(2, &[1, 2]),
         Setup::new("idle, 2 jobs", idle(2, 1)),
         Setup::new("idle, 3 jobs, 2 in flight", idle(3, 2)),
-        Setup::new("idle, never", {
-            Policy {
-                flush_when_idle: true,
-                ..never(3, 1)
-            }
-        }),
+        Setup::new(
+            "idle, never",
+            never(3, 1).set(|it| it.flush_when_idle = true),
+        ),
         Setup::new("cost 2", cost(3, 1, 2)),
         Setup::new("cost 4, 2 in flight", cost(3, 2, 4)),
         Setup::new("cost 4 and a nanosecond", {
-            Policy {
-                flush_cost: Some(ms(4) + Duration::from_nanos(1)),
-                ..cost(3, 1, 4)
-            }
+            cost(3, 1, 4).set(|it| it.flush_cost = Some(ms(4) + Duration::from_nanos(1)))
         }),
         Setup::new("cost 5 beyond the interval", {
-            Policy {
-                interval: ms(3),
-                ..cost(3, 1, 5)
-            }
+            cost(3, 1, 5).set(|it| it.interval = ms(3))
         }),
         Setup::new("cost 3, idle, 2 in flight", {
-            Policy {
-                flush_when_idle: true,
-                ..cost(2, 2, 3)
-            }
+            cost(2, 2, 3).set(|it| it.flush_when_idle = true)
         }),
         Setup::new("cost 4, weight 3", cost(3, 1, 4)).weighing(3, &[1, 2]),
         Setup::new("never", never(3, 1)),
