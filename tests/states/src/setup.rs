@@ -16,6 +16,16 @@ pub struct Setup {
     /// The weights that a job may have.
     pub weights: &'static [u8],
     pub jobs: u8,
+    /// What may be put in force, that of the policy first; how often; and how often
+    /// the worker is paused.
+    pub choices: Vec<Settings>,
+    pub changes: u8,
+    pub pauses: u8,
+    /// How many permits there are at first, if batches need any, and how many the
+    /// surroundings add and take.
+    pub permits: Option<u8>,
+    pub grants: u8,
+    pub takes: u8,
     pub flushes: usize,
     /// How often a storage does not do as it is told.
     pub pranks: u8,
@@ -28,6 +38,12 @@ impl Setup {
     fn new(name: &'static str, policy: Policy) -> Self {
         Self {
             name,
+            choices: vec![policy.settings],
+            changes: 0,
+            pauses: 0,
+            permits: None,
+            grants: 0,
+            takes: 0,
             policy,
             capacity: CAPACITY,
             cancel_on_drop: false,
@@ -41,12 +57,41 @@ impl Setup {
 
     fn weighing(mut self, limit: usize, weights: &'static [u8]) -> Self {
         self.policy.settings.max_batch_weight = limit;
+        self.choices[0] = self.policy.settings;
         Self { weights, ..self }
+    }
+
+    /// Other settings may be put in force so often.
+    fn changing(mut self, changes: u8, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = self.policy.settings;
+        change(&mut settings);
+        self.choices.push(settings);
+        Self { changes, ..self }
+    }
+
+    fn pausing(self, pauses: u8) -> Self {
+        Self { pauses, ..self }
+    }
+
+    fn permitting(self, permits: u8, grants: u8, takes: u8) -> Self {
+        Self {
+            permits: Some(permits),
+            grants,
+            takes,
+            ..self
+        }
+    }
+
+    /// Whether jobs have weights.
+    pub fn weighs(&self) -> bool {
+        let mut choices = self.choices.iter();
+        choices.any(|choice| choice.max_batch_weight < usize::MAX)
     }
 
     fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
         self.policy.queue_capacity = self.capacity;
+        self.choices[0] = self.policy.settings;
         self
     }
 
@@ -54,14 +99,6 @@ impl Setup {
     fn choosing(mut self, pranks: u8) -> Self {
         self.policy.custom_storage = true;
         Self { pranks, ..self }
-    }
-
-    /// Whether nothing but company, a request or a stop lets a job go.
-    pub fn never(&self) -> bool {
-        let settings = &self.policy.settings;
-        settings.interval == Duration::MAX
-            && !settings.flush_when_idle
-            && settings.flush_cost.is_none()
     }
 }
 
@@ -179,5 +216,92 @@ pub fn all() -> Vec<Setup> {
             .with(|setup| setup.jobs = 3),
         Setup::new("storage, never", never(2, 1)).choosing(1),
         Setup::new("storage, no end to a stop", patient(policy(2, 1))).choosing(1),
+        Setup::new("never, then an interval and back", never(3, 1))
+            .changing(2, |it| it.interval = ms(2))
+            .with(|setup| setup.jobs = 3),
+        Setup::new("3 jobs, then 1", policy(3, 1))
+            .changing(1, |it| it.max_batch_size = 1)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("1 job, then 3", policy(1, 1))
+            .changing(1, |it| it.max_batch_size = 3)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("never, 3 jobs or 2, paused", never(3, 1))
+            .changing(1, |it| it.max_batch_size = 2)
+            .pausing(1)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("1 in flight or 2", policy(1, 1))
+            .changing(2, |it| it.max_in_flight = 2)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("never, then idle or a cost", never(3, 1))
+            .changing(1, |it| it.flush_when_idle = true)
+            .changing(1, |it| it.flush_cost = Some(ms(3)))
+            .with(|setup| setup.jobs = 3),
+        Setup::new("a cost, then none or another", cost(3, 1, 4))
+            .changing(1, |it| it.flush_cost = None)
+            .changing(1, |it| it.flush_cost = Some(ms(2)))
+            .with(|setup| setup.jobs = 3),
+        Setup::new("weight 3, then 1", policy(3, 1))
+            .weighing(3, &[1, 2])
+            .changing(1, |it| it.max_batch_weight = 1)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("storage, weight 3, then 1", policy(2, 1))
+            .choosing(1)
+            .weighing(3, &[1, 2])
+            .changing(1, |it| it.max_batch_weight = 1)
+            .with(|setup| setup.jobs = 2),
+        Setup::new("cancel on drop, weight 3, then 1", policy(3, 1))
+            .weighing(3, &[1, 2])
+            .changing(1, |it| it.max_batch_weight = 1)
+            .with(|setup| {
+                setup.cancel_on_drop = true;
+                setup.jobs = 3;
+                setup.flushes = 0;
+            }),
+        Setup::new("paused twice", policy(2, 1))
+            .pausing(2)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("paused, idle, 2 in flight", idle(2, 2))
+            .pausing(1)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("paused, storage", policy(2, 1))
+            .choosing(1)
+            .pausing(1)
+            .with(|setup| setup.jobs = 2),
+        Setup::new("paused, no end to a stop, never", patient(never(2, 1)))
+            .pausing(1)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("permits, none at first", policy(2, 1))
+            .permitting(0, 2, 0)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("1 permit, 2 in flight", policy(1, 2))
+            .permitting(1, 1, 1)
+            .with(|setup| {
+                setup.jobs = 3;
+                setup.flushes = 0;
+            }),
+        Setup::new("1 permit, idle, paused", idle(2, 1))
+            .permitting(1, 1, 1)
+            .pausing(1)
+            .with(|setup| setup.jobs = 2),
+        Setup::new("permits, never, no end to a stop", patient(never(2, 1)))
+            .permitting(0, 2, 1)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("permits, cancel on drop, idle", idle(2, 1))
+            .permitting(0, 1, 1)
+            .with(|setup| {
+                setup.cancel_on_drop = true;
+                setup.jobs = 2;
+            }),
+        Setup::new("permits, 2 jobs or 1, 2 in flight", policy(2, 2))
+            .permitting(1, 1, 0)
+            .changing(1, |it| it.max_batch_size = 1)
+            .with(|setup| {
+                setup.jobs = 3;
+                setup.flushes = 0;
+            }),
+        Setup::new("permits, storage", policy(2, 1))
+            .choosing(1)
+            .permitting(0, 2, 0)
+            .with(|setup| setup.jobs = 2),
     ]
 }
