@@ -11,15 +11,15 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
-mod batches;
-mod callers;
+pub mod batches;
+pub mod callers;
 mod controls;
-mod error;
-mod events;
+pub mod error;
+pub mod events;
 pub mod flight;
 mod flights;
-mod inserts;
-mod meter;
+pub mod inserts;
+pub mod meter;
 mod metrics;
 mod page;
 pub mod routes;
