@@ -8,9 +8,12 @@ import { chromium } from "playwright-core";
 
 const [service, executablePath, folder] = process.argv.slice(2);
 
+const children = [];
+
 /// Starts the service, and returns it and its address.
 async function start() {
   const child = spawn(service, ["--listen", "127.0.0.1:0"], { stdio: ["ignore", "pipe", "inherit"] });
+  children.push(child);
   const ended = once(child, "exit");
   const [line] = await once(createInterface(child.stdout), "line");
   return { child, ended, address: line.match(/http:\S+/)[0] };
@@ -136,7 +139,7 @@ try {
   console.log("the button drains with the page open");
   await page.locator("#drain").click();
   await page.locator("#status", { hasText: /^Stopped and drained/ }).waitFor({ timeout: 8000 });
-  const [accepted, stored] = (await page.locator("#status").textContent()).match(/[\d,]+/g);
+  const [accepted, stored] = (await page.locator("#status").textContent()).match(/\d[\d,]*/g);
   assert.equal(accepted, stored);
   await end(first);
 
@@ -151,4 +154,6 @@ try {
   console.log("all is well");
 } finally {
   await browser.close();
+  // After a failure; those that have ended take no notice.
+  for (const child of children) child.kill("SIGKILL");
 }

@@ -6,7 +6,7 @@
 
 mod options;
 
-use std::io;
+use std::io::{self, Write};
 use std::process::{ExitCode, exit};
 
 use anyhow::{Context, anyhow};
@@ -67,10 +67,15 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let app = App::start(store, origins, stop.clone())?;
     tokio::spawn(stop_on_signal(stop));
-    println!("{name}: http://{address} (ctrl-c stops)");
+    say(&format!("{name}: http://{address} (ctrl-c stops)"));
     serve(listener, app).await?;
-    println!("stopped; everything accepted is stored");
+    say("stopped; everything accepted is stored");
     Ok(())
+}
+
+/// Prints a line, which no one need read.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 /// Cancels at the first signal and gives up at the second.
