@@ -1,0 +1,106 @@
+//! ```text
+//! cargo run --release -p microbatch-service
+//! ```
+//!
+//! Prints the address, and stops on ctrl-c once everything accepted is done.
+
+mod options;
+
+use std::io::{self, Write};
+use std::process::{ExitCode, exit};
+
+use anyhow::{Context, anyhow};
+use clap::Parser;
+use microbatch::CancellationToken;
+use microbatch_service::app::App;
+use microbatch_service::serve::{own_origins, serve};
+use microbatch_service::store::{Postgres, Sqlite, Store};
+use tokio::net::TcpListener;
+use tokio::signal::ctrl_c;
+use tracing_subscriber::EnvFilter;
+
+use crate::options::Options;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Options::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: Options) -> anyhow::Result<()> {
+    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into());
+    let filter = filter.from_env().context("cannot read RUST_LOG")?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
+
+    // Kept until the end, when it is removed.
+    let folder = tempfile::Builder::new()
+        .prefix("microbatch-service-")
+        .tempdir()
+        .context("cannot create a temporary folder")?;
+    let store = match (options.database_url, options.database) {
+        (Some(url), _) => Postgres::connect(&url).await.map(Store::Postgres),
+        (None, Some(file)) => Sqlite::open(&file).await.map(Store::Sqlite),
+        (None, None) => {
+            let file = folder.path().join("flights.db");
+            Sqlite::open(&file).await.map(Store::Sqlite)
+        }
+    };
+    let store = store.map_err(|error| anyhow!(error).context("cannot open the database"))?;
+    let name = store.name();
+
+    let listener = TcpListener::bind(options.listen).await;
+    let listener = listener.with_context(|| format!("cannot listen on {}", options.listen))?;
+    let address = listener
+        .local_addr()
+        .context("the listener has no address")?;
+    let mut origins = own_origins(address);
+    origins.extend(options.origin);
+
+    let stop = CancellationToken::new();
+    let app = App::start(store, origins, stop.clone())?;
+    tokio::spawn(stop_on_signal(stop));
+    say(&format!("{name}: http://{address} (ctrl-c stops)"));
+    serve(listener, app).await?;
+    say("stopped; everything accepted is stored");
+    Ok(())
+}
+
+/// Prints a line, which no one need read.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// Cancels at the first signal and gives up at the second.
+async fn stop_on_signal(stop: CancellationToken) {
+    signal().await;
+    stop.cancel();
+    eprintln!("stopping; again: give up at once");
+    signal().await;
+    exit(1);
+}
+
+#[cfg(unix)]
+async fn signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        let _ = ctrl_c().await;
+        return;
+    };
+    tokio::select! {
+        _ = ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+#[cfg(not(unix))]
+async fn signal() {
+    let _ = ctrl_c().await;
+}
