@@ -297,6 +297,17 @@ where
     }
 
     /// Sets the `name` field of every span and event. Default none.
+    ///
+    /// Each batch is a span at INFO, named `batch`, with the fields `name`, `size`,
+    /// `weight`, `reason` and `waited`, within which the processor runs; all that is told
+    /// of a batch that goes well is at DEBUG, and of one that fails at ERROR. The span
+    /// follows from those that its jobs were submitted in, and they from it, so a layer
+    /// that keeps links shows the way from either end: with OpenTelemetry,
+    /// `tracing-opentelemetry` 0.33 or later.
+    ///
+    /// For that, the span of a caller is held open until its batch is cut, or until its
+    /// job is withdrawn, even where the caller has gone. A layer that ends a span when it
+    /// closes reports it that late, up to an interval later than the caller left it.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(Arc::from(name.into()));
         self

@@ -63,12 +63,12 @@ pub use error::{
 pub use handle::JobHandle;
 pub use job::PendingJob;
 pub use micro_batch::{MicroBatch, Permit, WeakMicroBatch};
-#[cfg(feature = "retry")]
-pub use processor::Retry;
 pub use processor::{
     Always, BatchProcessor, BatchProcessorExt, Bisect, BlockingProcessor, Coalesce, Elapsed,
     SpawnError, Timeout,
 };
+#[cfg(feature = "retry")]
+pub use processor::{Retry, RetryItems};
 pub use report::{BatchReport, FlushReason, Stats};
 pub use settings::Settings;
 pub use storage::{BatchStorage, MemoryStorage};

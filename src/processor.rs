@@ -6,6 +6,8 @@ mod coalesce;
 mod ext;
 #[cfg(feature = "retry")]
 mod retry;
+#[cfg(feature = "retry")]
+mod retry_items;
 mod timeout;
 
 use std::error::Error;
@@ -16,6 +18,8 @@ pub use coalesce::Coalesce;
 pub use ext::BatchProcessorExt;
 #[cfg(feature = "retry")]
 pub use retry::Retry;
+#[cfg(feature = "retry")]
+pub use retry_items::RetryItems;
 pub use timeout::{Elapsed, Timeout};
 
 /// Processes a whole batch of jobs at once.

@@ -543,6 +543,16 @@ impl<J, R> Queue<J, R> {
         wakers
     }
 
+    /// Gives up the place of a waiter that has left under the shared limit, and has the
+    /// next one wait there instead.
+    fn leave_shared_limit(&self, state: &mut QueueState<J, R>, id: WaiterId) -> Vec<Waker> {
+        let member = self.shared_limit.as_ref();
+        match member.and_then(|member| member.limit.leave(id)) {
+            Some(_) => self.admit_waiters(state),
+            None => Vec::new(),
+        }
+    }
+
     /// Takes room under the shared limit for the first waiter, if there is one.
     fn take_room_of_waiter(&self, state: &QueueState<J, R>) -> bool {
         let first = state.waiters.first();
