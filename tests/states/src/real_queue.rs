@@ -17,6 +17,8 @@ pub struct RealQueue(Queue<Job, ()>);
 /// What the worker receives in a turn.
 pub struct Turn {
     pub received: Received,
+    /// Set if it has changed: the settings, and whether paused.
+    pub control: Option<(Settings, bool)>,
     pub taken: Vec<Job>,
     pub finished: Vec<u64>,
     /// How many requests to flush.
@@ -114,7 +116,9 @@ impl RealQueue {
         let mut inbox = Inbox::default();
         // When jobs were accepted is told by the state; here the clock stands still.
         let received = self.0.receive(at(0), limit, flushing, &mut inbox);
+        let control = received.control_changed.then(|| self.0.control());
         Turn {
+            control: control.map(|control| (control.settings, control.paused)),
             received,
             taken: inbox.jobs.iter().map(|job| *job.job()).collect(),
             finished: inbox.finished_batches,

@@ -862,7 +862,7 @@ impl State {
             self.stalled = None;
         }
         let control = self.control;
-        let told = received.control.map(|it| (it.settings, it.paused));
+        let told = seen.control;
         let should = control
             .changed
             .then(|| (*self.settings(setup), control.paused));
