@@ -296,7 +296,19 @@ where
         }
     }
 
-    /// Sets the `name` field of every span and event. Default none.
+    /// Sets the `name` field of every span and event, and the label `batcher` of every
+    /// metric. Default none; the label is then `default`.
+    ///
+    /// Each batch is a span at INFO, named `batch`, with the fields `name`, `size`,
+    /// `weight`, `reason` and `waited`, within which the processor runs; all that is told
+    /// of a batch that goes well is at DEBUG, and of one that fails at ERROR. The span
+    /// follows from those that its jobs were submitted in, and they from it, so a layer
+    /// that keeps links shows the way from either end: with OpenTelemetry,
+    /// `tracing-opentelemetry` 0.33 or later.
+    ///
+    /// For that, the span of a caller is held open until its batch is cut, or until its
+    /// job is withdrawn, even where the caller has gone. A layer that ends a span when it
+    /// closes reports it that late, up to an interval later than the caller left it.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(Arc::from(name.into()));
         self
@@ -343,10 +355,14 @@ where
 
     fn validate(&self) -> Result<(), BuildError> {
         let policy = &self.policy;
-        policy.settings.validated()?;
+        let [size, interval, in_flight, weight] = policy.settings.zeros();
         let options = [
+            size,
+            interval,
             ("queue_capacity", policy.queue_capacity == 0),
             ("shutdown_timeout", policy.shutdown_timeout.is_zero()),
+            in_flight,
+            weight,
         ];
         match options.into_iter().find(|(_, zero)| *zero) {
             Some((option, _)) => Err(BuildError::Zero(option)),
@@ -365,6 +381,9 @@ where
             weighs: self.weigher.is_some(),
         };
         let queue = Queue::new(options, policy.settings).under(self.shared_limit);
+        // The limits are known before there is a batch.
+        #[cfg(feature = "metrics")]
+        queue.record_metrics();
         let context = BatchContext {
             processor: Shielded::new(self.processor),
             queue: Arc::clone(&queue),

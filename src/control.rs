@@ -111,4 +111,60 @@ impl<J, R> MicroBatch<J, R> {
     pub fn is_paused(&self) -> bool {
         self.queue().is_paused()
     }
+    /// Tells the recorder of the `metrics` crate what is so now, for a handler of scrapes to
+    /// call before it renders.
+    ///
+    /// Counters, histograms and gauges are brought up to date with each finished batch, and
+    /// at the end. In between, this call is all that does it: while the processor hangs or
+    /// nothing is submitted, no batch finishes, and without it the jobs that wait show only
+    /// afterwards. It costs some twenty atomic operations, and never waits for a batch.
+    ///
+    /// Everything is registered when the micro-batcher is built, with the recorder that is
+    /// installed by then, under the label `batcher`, its name or `default`. Counters and the
+    /// gauges of jobs and batches add up over micro-batchers of one name, such as those of
+    /// the keys of a [`Keyed`](crate::Keyed); those of limits show the last one told. So an
+    /// exporter must not forget gauges that have not changed for a while. A panic of the
+    /// recorder loses what it was told, and nothing else.
+    ///
+    /// | name | kind | meaning |
+    /// | --- | --- | --- |
+    /// | `microbatch_jobs_accepted_total` | counter | jobs accepted |
+    /// | `microbatch_jobs_total{outcome}` | counter | accepted jobs that have ended: `completed`, `failed`, `withdrawn`, `abandoned` |
+    /// | `microbatch_jobs_refused_total{why}` | counter | jobs that were never accepted: `full` (at `try_submit`), `closed`, `too_heavy` |
+    /// | `microbatch_batches_total{reason}` | counter | finished batches, by [`FlushReason`](crate::FlushReason) |
+    /// | `microbatch_batch_failures_total{kind}` | counter | failed batches: `error`, `panic`, `result_count` |
+    /// | `microbatch_batch_size` | histogram, jobs | near the limit: under load, or the interval is long |
+    /// | `microbatch_batch_wait_seconds` | histogram | longest wait in the batch, so it bounds that of each job |
+    /// | `microbatch_batch_duration_seconds` | histogram | time in the processor |
+    /// | `microbatch_jobs{state}` | gauge | jobs that have not ended: `waiting` for room, `queued`, `pending`, `processing` |
+    /// | `microbatch_batches_in_flight` | gauge | at its limit all the time: the processor is the bottleneck |
+    /// | `microbatch_queue_capacity`, `microbatch_batch_size_limit`, `microbatch_interval_seconds`, `microbatch_in_flight_limit` | gauge | the settings in force |
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, MicroBatch};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // A recorder is installed first, such as that of `metrics-exporter-prometheus`.
+    /// let rows = MicroBatch::builder(|rows: Vec<u8>| async move { Ok::<_, String>(rows) })
+    ///     .name("rows")
+    ///     .build_running(CancellationToken::new())?;
+    /// let scrape = {
+    ///     let rows = rows.downgrade();
+    ///     move || {
+    ///         if let Some(rows) = rows.upgrade() {
+    ///             rows.record_metrics();
+    ///         }
+    ///         // `handle.render()` of the exporter.
+    ///     }
+    /// };
+    /// # scrape();
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "metrics")]
+    pub fn record_metrics(&self) {
+        self.queue().record_metrics();
+    }
 }

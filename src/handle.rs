@@ -48,14 +48,14 @@ pub struct JobHandle<R> {
 /// Whether the job is accepted, and what the drop of its handle does.
 enum Acceptance {
     /// It waits for room, or is accepted and can be withdrawn.
-    Guarded(WithdrawGuard),
+    Guarded(HandleGuard),
     /// It will never be accepted.
     Refused(JobError),
 }
 
-/// Its drop takes the job out of the queue, unless there is a reply: a job that
+/// Its drop does what the drop of the handle does to a job without a reply: a job that
 /// waits for room leaves the waiters, an accepted one is withdrawn.
-struct WithdrawGuard {
+struct HandleGuard {
     queue: Arc<dyn JobQueue>,
     /// Set until the job is known to be accepted.
     waiter: Option<WaiterId>,
@@ -64,7 +64,7 @@ struct WithdrawGuard {
     replied: bool,
 }
 
-impl Drop for WithdrawGuard {
+impl Drop for HandleGuard {
     fn drop(&mut self) {
         if self.replied || self.waiter.is_some_and(|waiter| self.queue.leave(waiter)) {
             return;
@@ -99,7 +99,7 @@ impl<R> HandleParts<R> {
     fn guarded(self, queue: Arc<dyn JobQueue>, waiter: Option<WaiterId>) -> JobHandle<R> {
         JobHandle {
             reply: self.reply,
-            acceptance: Some(Acceptance::Guarded(WithdrawGuard {
+            acceptance: Some(Acceptance::Guarded(HandleGuard {
                 queue,
                 waiter,
                 withdrawal: self.withdrawal,

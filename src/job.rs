@@ -30,18 +30,28 @@ pub struct PendingJob<J, R> {
 /// What few jobs have.
 #[derive(Default)]
 pub(crate) struct Extra {
-    /// The span the job was submitted in.
-    pub(crate) span: Option<Span>,
+    /// The span the job was submitted in, unless the `withdrawal` has it. Held open until
+    /// the batch is cut, so that the batch can be linked with it.
+    span: Option<Span>,
     /// Set while the job is in a storage, if pending jobs are counted one by one.
     departure: Option<DepartureGuard>,
     /// Set under `cancel_on_drop`.
     withdrawal: Option<Arc<Withdrawal>>,
 }
 
+impl Extra {
+    /// Takes the span out, whose drop calls the subscriber.
+    pub(crate) fn take_span(&mut self) -> Option<Span> {
+        match &self.withdrawal {
+            Some(withdrawal) => withdrawal.take_span(),
+            None => self.span.take(),
+        }
+    }
+}
+
 impl Drop for Extra {
     fn drop(&mut self) {
-        // The drop of a span calls the subscriber.
-        discard(self.span.take(), None);
+        discard(self.take_span(), None);
     }
 }
 
@@ -64,8 +74,9 @@ impl<J, R> PendingJob<J, R> {
 
     /// Lets the job be withdrawn once it is accepted.
     pub(crate) fn withdrawable(&mut self) -> Arc<Withdrawal> {
-        let withdrawal = Arc::new(Withdrawal::new(self.weight));
-        self.extra.get_or_insert_default().withdrawal = Some(Arc::clone(&withdrawal));
+        let extra = self.extra.get_or_insert_default();
+        let withdrawal = Arc::new(Withdrawal::new(self.weight, extra.span.take()));
+        extra.withdrawal = Some(Arc::clone(&withdrawal));
         withdrawal
     }
 
@@ -156,7 +167,7 @@ pub(crate) fn total_weight<'a, J: 'a, R: 'a>(
 /// subscriber this costs a job one comparison.
 #[inline]
 fn origin() -> Option<Box<Extra>> {
-    if LevelFilter::current() < LevelFilter::DEBUG {
+    if LevelFilter::current() < LevelFilter::INFO {
         return None;
     }
     current_span()
@@ -165,7 +176,7 @@ fn origin() -> Option<Box<Extra>> {
 #[inline(never)]
 fn current_span() -> Option<Box<Extra>> {
     // A subscriber that panics loses the link, not the job.
-    let current = || tracing::span_enabled!(tracing::Level::DEBUG).then(Span::current);
+    let current = || tracing::span_enabled!(tracing::Level::INFO).then(Span::current);
     let span = catch(current).ok()??;
     if span.is_none() {
         return None;

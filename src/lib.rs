@@ -1,4 +1,44 @@
-#![doc = include_str!("../README.md")]
+//! Many callers each submit one job, your processor handles a whole batch at once, and
+//! every caller gets its own result.
+//!
+//! ```
+//! use microbatch::{CancellationToken, MicroBatch};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let lengths = MicroBatch::builder(|words: Vec<&'static str>| async move {
+//!     Ok::<_, String>(words.iter().map(|word| word.len()).collect()) // one bulk call
+//! })
+//! .flush_when_idle(true)
+//! .max_batch_size(100)
+//! .build_running(CancellationToken::new())?;
+//!
+//! let (fig, banana) = tokio::try_join!(lengths.submit("fig"), lengths.submit("banana"))?;
+//! assert_eq!((fig, banana), (3, 6));
+//! lengths.shutdown().await?; // whatever was accepted is processed first
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The [`guide`] says how to choose the options, what is guaranteed, and how it compares.
+//!
+//! | you want to | look at |
+//! | --- | --- |
+//! | make one, start, submit, stop | [`MicroBatch`], [`MicroBatchBuilder`], [`CancellationToken`] |
+//! | await a result | [`JobHandle`], [`JobError`] |
+//! | process batches | [`BatchProcessor`], or a closure; [`BlockingProcessor`] on a thread |
+//! | retry, split, limit or merge them | [`BatchProcessorExt`] (`retry` with the feature of that name) |
+//! | refuse or reserve instead of waiting | [`MicroBatch::try_submit`], [`MicroBatch::reserve`] |
+//! | run a stream through | [`MicroBatch::submit_stream`], [`SubmitStream`] |
+//! | keep keys apart | [`Keyed`], [`KeyedProcessor`] |
+//! | find results by id | `Tracked` (feature `tracked`) |
+//! | use tower | `ServiceProcessor`; `MicroBatch` is a `Service` (feature `tower`) |
+//! | change settings while it runs | [`Settings`], [`MicroBatch::reconfigure`], [`MicroBatch::pause`] |
+//! | see what it does | [`Stats`], [`BatchReport`], [`FlushReason`] |
+//! | order pending jobs yourself | [`BatchStorage`], [`PendingJob`] |
+//!
+//! Intervals below a millisecond need the feature `fine-timer`.
+
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 
@@ -6,8 +46,11 @@ mod builder;
 mod control;
 mod engine;
 mod error;
+pub mod guide;
 mod handle;
 mod job;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod micro_batch;
 mod processor;
 mod report;
@@ -22,15 +65,15 @@ pub use error::{
 pub use handle::JobHandle;
 pub use job::PendingJob;
 pub use micro_batch::{MicroBatch, Permit, WeakMicroBatch};
-#[cfg(feature = "retry")]
-pub use processor::Retry;
 pub use processor::{
     Always, BatchProcessor, BatchProcessorExt, Bisect, BlockingProcessor, Coalesce, Elapsed,
-    Timeout,
+    SpawnError, Timeout,
 };
+#[cfg(feature = "retry")]
+pub use processor::{Retry, RetryItems};
 pub use report::{BatchReport, FlushReason, Stats};
 pub use settings::Settings;
-pub use storage::{BatchStorage, MemoryStorage};
+pub use storage::{BatchStorage, Lanes, MemoryStorage, Similar};
 pub use tokio_util::sync::CancellationToken;
 pub use wrappers::keyed::{Keyed, KeyedBuilder, KeyedJob, KeyedOptions, KeyedProcessor, PerKey};
 pub use wrappers::stream::{SubmitStream, SubmitStreamUnordered};
@@ -40,3 +83,8 @@ pub use wrappers::tower::ServiceProcessor;
 pub use wrappers::tracked::{
     JobStatus, Tracked, TrackedBuilder, TrackedJob, TrackedOptions, Tracking,
 };
+
+// The code in the README is run as well.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -4,19 +4,22 @@ mod bisect;
 mod blocking;
 mod coalesce;
 mod ext;
-pub(crate) mod in_order;
 #[cfg(feature = "retry")]
 mod retry;
+#[cfg(feature = "retry")]
+mod retry_items;
 mod timeout;
 
 use std::error::Error;
 
 pub use bisect::Bisect;
-pub use blocking::BlockingProcessor;
+pub use blocking::{BlockingProcessor, SpawnError};
 pub use coalesce::Coalesce;
 pub use ext::BatchProcessorExt;
 #[cfg(feature = "retry")]
 pub use retry::Retry;
+#[cfg(feature = "retry")]
+pub use retry_items::RetryItems;
 pub use timeout::{Elapsed, Timeout};
 
 /// Processes a whole batch of jobs at once.

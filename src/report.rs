@@ -129,8 +129,8 @@ impl Stats {
         self.pending += jobs;
     }
 
-    /// A job left the waiters.
-    pub(crate) fn withdraw_waiting(&mut self) {
+    /// The handle of a waiting job was dropped.
+    pub(crate) fn leave_waiting(&mut self) {
         self.withdrawn_waiting += 1;
     }
 

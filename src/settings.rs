@@ -36,15 +36,19 @@ impl Settings {
         flush_cost: None,
     };
 
-    /// Returns the settings as they take effect, or the first that means nothing.
-    pub(crate) fn validated(mut self) -> Result<Self, BuildError> {
-        let options = [
+    /// Returns which of the settings that mean nothing at zero are zero.
+    pub(crate) fn zeros(&self) -> [(&'static str, bool); 4] {
+        [
             ("max_batch_size", self.max_batch_size == 0),
             ("interval", self.interval.is_zero()),
             ("max_in_flight", self.max_in_flight == 0),
             ("max_batch_weight", self.max_batch_weight == 0),
-        ];
-        if let Some((option, _)) = options.into_iter().find(|(_, zero)| *zero) {
+        ]
+    }
+
+    /// Returns the settings as they take effect, or the first that means nothing.
+    pub(crate) fn validated(mut self) -> Result<Self, BuildError> {
+        if let Some((option, _)) = self.zeros().into_iter().find(|(_, zero)| *zero) {
             return Err(BuildError::Zero(option));
         }
         if self.flush_cost.is_some_and(|cost| cost.is_zero()) {

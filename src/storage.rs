@@ -1,7 +1,13 @@
 //! Where pending jobs wait for their batch.
 
+mod lanes;
+mod similar;
+
 use std::collections::VecDeque;
 use std::{fmt, mem};
+
+pub use lanes::Lanes;
+pub use similar::Similar;
 
 use crate::job::{PendingJob, total_weight};
 

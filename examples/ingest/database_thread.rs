@@ -17,5 +17,5 @@ pub(crate) async fn spawn(
         move || Database::open(&path, table),
         |database, records: Vec<Record>| Ok(database.insert(&records)?),
     );
-    processor.await.map_err(|error| anyhow::anyhow!(error))
+    Ok(processor.await?)
 }

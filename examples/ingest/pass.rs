@@ -11,6 +11,7 @@ use crate::ledger::Ledger;
 pub(crate) enum Method {
     RowByRow,
     Batched,
+    Bulk,
 }
 
 impl Method {
@@ -18,6 +19,7 @@ impl Method {
         match self {
             Self::RowByRow => "row by row",
             Self::Batched => "micro-batched",
+            Self::Bulk => "bulk by hand",
         }
     }
 
@@ -25,6 +27,7 @@ impl Method {
         match self {
             Self::RowByRow => "row_by_row",
             Self::Batched => "micro_batched",
+            Self::Bulk => "bulk_by_hand",
         }
     }
 }

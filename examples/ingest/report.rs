@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
-use crate::pass::Pass;
+use crate::pass::{Method, Pass};
 
 /// In microseconds; no disk makes rows durable in less.
 const FASTEST_COMMIT: u64 = 20;
@@ -38,19 +38,26 @@ pub(crate) fn print(out: &mut impl Write, passes: &[Pass], good: bool) -> io::Re
             format!("{:.2} ms", micros as f64 / 1000.0)
         })?;
     }
-    match passes {
-        [base, pass] if base.ledger.stored > 0 => {
-            let speed_up = pass.rate() / base.rate();
-            writeln!(out, "{:<20}{:>30.1} x", "speed-up", speed_up)?;
-            if base.ledger.latencies.value_at_quantile(0.5) < FASTEST_COMMIT {
-                writeln!(
-                    out,
-                    "The database seems to be in memory, where a commit costs next to nothing;"
-                )?;
-                writeln!(out, "name one on a disk with --database.")?;
-            }
+    let of = |method| {
+        passes
+            .iter()
+            .find(|pass| pass.method == method && pass.ledger.stored > 0)
+    };
+    let (batched, bulk) = (of(Method::Batched), of(Method::Bulk));
+    if let (Some(base), Some(pass)) = (of(Method::RowByRow), batched) {
+        let speed_up = pass.rate() / base.rate();
+        writeln!(out, "{:<20}{:>30.1} x", "speed-up", speed_up)?;
+        if base.ledger.latencies.value_at_quantile(0.5) < FASTEST_COMMIT {
+            writeln!(
+                out,
+                "The database seems to be in memory, where a commit costs next to nothing;"
+            )?;
+            writeln!(out, "name one on a disk with --database.")?;
         }
-        _ => {}
+    }
+    if let (Some(pass), Some(bulk)) = (batched, bulk) {
+        let share = 100.0 * pass.rate() / bulk.rate();
+        writeln!(out, "{:<20}{:>30.0} %", "of the bulk load", share)?;
     }
     if good {
         writeln!(

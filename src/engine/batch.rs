@@ -1,12 +1,20 @@
 //! One batch: what the processor returns for it, and the replies to its callers.
+//!
+//! # Invariants
+//!
+//! - Each job of a batch gets one reply, its own result or the error of the batch. The
+//!   replies are taken once, by the batch or by the worker that abandons it.
+//! - A batch is counted and reported before its callers get their replies, and the worker
+//!   hears of its end after everything of it is dropped.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{fmt, mem};
 
 use tokio::time::Instant;
 use tracing::level_filters::LevelFilter;
-use tracing::{Span, debug, debug_span, error};
+use tracing::{Span, debug, error, info_span};
 
 use super::panics::{Shielded, catch, discard, trace};
 use super::peak::is_excess;
@@ -103,31 +111,31 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
         self.guard.context.name()
     }
 
-    /// Returns the span of this batch, which follows from the spans of its jobs.
+    /// Returns the span of this batch, linked both ways with the spans its jobs were
+    /// submitted in. An exporter keeps so many links a span, 128 by default: the spans of
+    /// the callers of a larger batch lead to it all the same.
     pub(crate) fn span(&self, origins: &[Span]) -> Span {
-        if LevelFilter::current() < LevelFilter::DEBUG {
+        if LevelFilter::current() < LevelFilter::INFO {
             return Span::none();
         }
         let name = self.name();
         let (size, weight) = (self.jobs.len(), self.weight);
         let (reason, waited) = (self.reason, self.waited);
         let span =
-            catch(|| debug_span!(parent: None, "batch", name, size, weight, %reason, ?waited));
+            catch(|| info_span!(parent: None, "batch", name, size, weight, %reason, ?waited));
         let span = span.unwrap_or_else(|_| Span::none());
-        // While the spans of the jobs are held: a closed span cannot be linked.
-        for origin in origins {
-            trace(|| {
-                span.follows_from(origin);
-            });
+        if !span.is_disabled() {
+            link(&span, origins);
         }
         trace(|| debug!(parent: &span, name, size, weight, %reason, ?waited, "flush"));
         span
     }
 
-    /// Returns the time, if the hook is to be told how long the processor takes.
+    /// Returns the time, if the hook or the metrics are to be told how long the processor
+    /// takes.
     pub(crate) fn start_time(&self) -> Option<Instant> {
-        let hook = self.guard.context.on_batch.as_ref();
-        hook.map(|_| Instant::now())
+        let told = cfg!(feature = "metrics") || self.guard.context.on_batch.is_some();
+        told.then(Instant::now)
     }
 
     /// Replies to the callers of this many jobs with what the processor has returned.
@@ -212,7 +220,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
         }
         let queue = &context.queue;
         queue.count(|stats| stats.finish_batch(size, error.is_some()));
-        let (Some(hook), Some(started)) = (&context.on_batch, started) else {
+        let Some(started) = started else {
             return;
         };
         let report = BatchReport {
@@ -223,9 +231,34 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
             took: started.elapsed(),
             error,
         };
+        #[cfg(feature = "metrics")]
+        queue.record_batch(&report);
+        let Some(hook) = &context.on_batch else {
+            return;
+        };
         if let Err(error) = catch(|| hook(&report)) {
             trace(|| error!(name = self.name(), %error, "the on_batch hook panicked"));
         }
+    }
+}
+
+/// Links the span of a batch with those of its callers, once each. They are held open
+/// here: a closed span cannot be linked.
+fn link(batch: &Span, origins: &[Span]) {
+    let mut ids = HashSet::with_capacity(origins.len());
+    let callers = origins.iter().filter(|origin| ids.insert(origin.id()));
+    let callers: Vec<_> = callers.collect();
+    for caller in &callers {
+        trace(|| {
+            batch.follows_from(*caller);
+        });
+    }
+    // Afterwards, because this may start the batch in an exporter, whose sampler sees
+    // no later links of the batch.
+    for caller in callers {
+        trace(|| {
+            caller.follows_from(batch);
+        });
     }
 }
 

@@ -1,5 +1,10 @@
 //! Which jobs have left their storage. A user's storage may drop any job at any
 //! moment, so each job reports its own departure, by a drop.
+//!
+//! # Invariants
+//!
+//! - A job that the storage took in reports once: when it goes into a batch, or when it is
+//!   dropped. One that was withdrawn does not report, because it is uncounted already.
 
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};

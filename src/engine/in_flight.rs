@@ -1,4 +1,10 @@
-//! The batches in flight, and the flushes that wait for them.
+//! The batches in flight, and the requested flushes that wait for them.
+//!
+//! # Invariants
+//!
+//! - Batches are numbered in the order in which they are cut, so they stay sorted.
+//! - A requested flush is replied to when all batches that were cut before it ended, and
+//!   not earlier.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Gives back the memory of a burst once less has been needed for a while.
+//! The peak of recent turns, by which the memory of a burst is given back once less has
+//! been needed for a while.
 
 use std::collections::VecDeque;
 

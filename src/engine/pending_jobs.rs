@@ -5,8 +5,8 @@
 //! - A job that the storage took in is counted once by the schedule and by
 //!   `Stats::pending`, and uncounted once: when it goes into a batch, when the storage
 //!   drops it, or when it is withdrawn.
-//! - The storage is user code: it may panic, drop jobs, and give more or fewer than it
-//!   was asked for.
+//! - No batch exceeds its limits, whatever the storage gives. It is user code: it may
+//!   panic, drop jobs, and give more or fewer than it was asked for.
 
 use std::sync::Arc;
 

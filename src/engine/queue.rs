@@ -21,6 +21,8 @@
 
 mod accept_times;
 mod receive;
+#[cfg(feature = "metrics")]
+mod record;
 mod reservation;
 mod shared_limit;
 mod waiters;
@@ -41,6 +43,8 @@ use super::schedule::Wants;
 use super::withdrawal::Withdrawal;
 use crate::error::{Closed, JobError, ShutdownTimeout};
 use crate::job::PendingJob;
+#[cfg(feature = "metrics")]
+use crate::metrics::Metrics;
 use crate::report::Stats;
 use crate::settings::Settings;
 
@@ -60,6 +64,8 @@ pub(crate) struct Queue<J, R> {
     state: CacheAligned<Mutex<QueueState<J, R>>>,
     /// Set before the end if a stop ran out of time.
     timeout: OnceLock<ShutdownTimeout>,
+    #[cfg(feature = "metrics")]
+    metrics: Metrics,
 }
 
 pub(crate) struct QueueOptions {
@@ -190,6 +196,8 @@ impl<J, R> Queue<J, R> {
     pub(crate) fn new(options: QueueOptions, settings: Settings) -> Self {
         let cancel_on_drop = options.cancel_on_drop;
         Self {
+            #[cfg(feature = "metrics")]
+            metrics: Metrics::new(options.name.as_deref()),
             options,
             max_batch_weight: AtomicUsize::new(settings.max_batch_weight),
             shared_limit: None,
@@ -400,14 +408,7 @@ impl<J, R> Queue<J, R> {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let state = self.lock();
-        Stats {
-            queued: state.queued(),
-            waiting: state.waiters.len(),
-            accepted: state.stats.accepted + state.queued() as u64,
-            refused: state.refusals.total(),
-            ..state.stats
-        }
+        self.lock().stats()
     }
 
     /// Changes the counters; the methods of [`Stats`] are the transitions.
@@ -509,6 +510,8 @@ impl<J, R> Queue<J, R> {
 
     /// Notes that the worker has ended and every job has its reply.
     pub(crate) fn end(&self) {
+        #[cfg(feature = "metrics")]
+        self.record_metrics();
         let mut state = self.lock();
         state.ended = true;
         let waiters = mem::take(&mut state.end_waiters);
@@ -541,6 +544,16 @@ impl<J, R> Queue<J, R> {
         }
         wakers.extend(state.check_worker(self.options.capacity));
         wakers
+    }
+
+    /// Gives up the place of a waiter that has left under the shared limit, and has the
+    /// next one wait there instead.
+    fn leave_shared_limit(&self, state: &mut QueueState<J, R>, id: WaiterId) -> Vec<Waker> {
+        let member = self.shared_limit.as_ref();
+        match member.and_then(|member| member.limit.leave(id)) {
+            Some(_) => self.admit_waiters(state),
+            None => Vec::new(),
+        }
     }
 
     /// Takes room under the shared limit for the first waiter, if there is one.
@@ -603,6 +616,16 @@ impl Refusals {
 }
 
 impl<J, R> QueueState<J, R> {
+    fn stats(&self) -> Stats {
+        Stats {
+            queued: self.queued(),
+            waiting: self.waiters.len(),
+            accepted: self.stats.accepted + self.queued() as u64,
+            refused: self.refusals.total(),
+            ..self.stats
+        }
+    }
+
     /// How many jobs are queued, without those that are withdrawn.
     fn queued(&self) -> usize {
         self.jobs.len() - self.withdrawn

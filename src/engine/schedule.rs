@@ -258,7 +258,8 @@ impl Schedule {
     }
 
     /// Whether a batch is to be cut now, and why. The order of the arms is the order
-    /// of precedence; see [`FlushReason`].
+    /// of precedence; see [`FlushReason`]. The worker says `Weight` instead of `Size` if
+    /// the batch turns out to be full by weight.
     pub(crate) fn due(&self, now: Instant) -> Option<FlushReason> {
         let policy = &self.policy;
         if !self.could_start() {

@@ -8,11 +8,14 @@
 //!   the job out: its handle, its batch, or a storage that drops it.
 //! - The stage becomes `QUEUED`, leaves `QUEUED` and becomes `WITHDRAWN` only under
 //!   the lock of the queue. So the queue knows how many of its jobs are withdrawn.
+//! - Who takes the job out takes its span out, too: the handle outlives the job and
+//!   must not keep the span of its caller open.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tokio::time::Instant;
+use tracing::Span;
 
 /// Waits for room in the queue.
 const WAITING: u8 = 0;
@@ -34,16 +37,19 @@ pub(crate) struct Withdrawal {
     /// In which generation of pending jobs the worker took the job up; see
     /// [`Queue::abandon_pending`](super::queue::Queue::abandon_pending).
     generation: AtomicU64,
+    /// The span the job was submitted in. Boxed, because it is nearly always absent.
+    span: Option<Box<Mutex<Option<Span>>>>,
 }
 
 impl Withdrawal {
     /// Returns the state of a job that waits for room.
-    pub(crate) fn new(weight: usize) -> Self {
+    pub(crate) fn new(weight: usize, span: Option<Span>) -> Self {
         Self {
             stage: AtomicU8::new(WAITING),
             weight,
             accepted: OnceLock::new(),
             generation: AtomicU64::new(0),
+            span: span.map(|span| Box::new(Mutex::new(Some(span)))),
         }
     }
 
@@ -91,6 +97,12 @@ impl Withdrawal {
 
     pub(crate) fn is_withdrawn(&self) -> bool {
         self.stage.load(Ordering::Acquire) == WITHDRAWN
+    }
+
+    /// Takes the span out, whose drop is foreign code.
+    pub(crate) fn take_span(&self) -> Option<Span> {
+        let span = self.span.as_ref()?;
+        span.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub(crate) fn weight(&self) -> usize {

@@ -279,7 +279,7 @@ where
             weight += job.weight();
             let (job, reply, extra) = job.into_parts();
             if let Some(mut extra) = extra {
-                origins.extend(extra.span.take());
+                origins.extend(extra.take_span());
             }
             jobs.push(job);
             reply

@@ -41,7 +41,7 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// use microbatch::{BlockingProcessor, CancellationToken, MicroBatch};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// // The state never leaves its thread, so it need not be `Send`.
 /// let processor = BlockingProcessor::spawn(
 ///     || Ok::<_, std::io::Error>(Rc::new(10)),
@@ -65,13 +65,13 @@ impl<J: Send + 'static, R: Send + 'static> BlockingProcessor<J, R> {
     ///
     /// # Errors
     ///
-    /// The error of `init`; [`JobError::Panicked`] if it panics; the
+    /// [`SpawnError`] holds the error of `init`; [`JobError::Panicked`] if it panics; the
     /// [`std::io::Error`] of a thread that cannot be started.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future ends the thread once `init` has returned.
-    pub async fn spawn<S, E, I, F>(init: I, run: F) -> Result<Self, BoxError>
+    pub async fn spawn<S, E, I, F>(init: I, run: F) -> Result<Self, SpawnError>
     where
         S: 'static,
         E: Into<BoxError>,
@@ -100,9 +100,54 @@ impl<J: Send + 'static, R: Send + 'static> BlockingProcessor<J, R> {
                     // This drops the outcome if the batch's future was dropped.
                     let _ = catch(|| reply.send(Ok(outcome.map_err(shield_error))));
                 }
-            })?;
-        into_result(receiver.await?)?;
+            })
+            .map_err(|error| SpawnError(error.into()))?;
+        let outcome = receiver.await.map_err(|error| SpawnError(error.into()))?;
+        into_result(outcome).map_err(SpawnError)?;
         Ok(processor)
+    }
+}
+
+/// Why [`BlockingProcessor::spawn`] failed. It displays, and has the source, of the error
+/// in it.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch::BlockingProcessor;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let spawned = BlockingProcessor::<u8, u8>::spawn(
+///     || Err::<(), _>(std::io::Error::other("no device")),
+///     |(), jobs| Ok(jobs),
+/// );
+/// let error = spawned.await.unwrap_err();
+/// assert!(error.is::<std::io::Error>());
+/// assert_eq!(error.to_string(), "no device");
+/// # }
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct SpawnError(BoxError);
+
+impl SpawnError {
+    /// Returns whether the error in it is of this type.
+    #[must_use]
+    pub fn is<T: Error + 'static>(&self) -> bool {
+        self.0.is::<T>()
+    }
+
+    /// Returns the error in it if it is of this type.
+    #[must_use]
+    pub fn downcast_ref<T: Error + 'static>(&self) -> Option<&T> {
+        self.0.downcast_ref()
+    }
+
+    /// Returns the error in it.
+    #[must_use]
+    pub fn into_inner(self) -> Box<dyn Error + Send + Sync> {
+        self.0
     }
 }
 

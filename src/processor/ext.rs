@@ -6,6 +6,8 @@ use super::bisect::Bisect;
 use super::coalesce::Coalesce;
 #[cfg(feature = "retry")]
 use super::retry::Retry;
+#[cfg(feature = "retry")]
+use super::retry_items::RetryItems;
 use super::timeout::Timeout;
 use super::{Always, BatchProcessor};
 
@@ -20,8 +22,9 @@ use super::{Always, BatchProcessor};
 /// batches start in order through all of them.
 ///
 /// A panic passes through [`timeout`](Self::timeout), `retry` and
-/// [`coalesce`](Self::coalesce) as a panic. A panic in the drop of a job, result or
-/// error is caught, and no caller loses a result by it.
+/// [`coalesce`](Self::coalesce) as a panic, and so does one in the first call of
+/// `retry_items`. A panic in the drop of a job, result or error is caught, and no caller
+/// loses a result by it.
 pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
     /// Tries a failed batch again after each pause of `backoff`, which is any
     /// builder of the [`backon`](https://docs.rs/backon) crate.
@@ -73,6 +76,93 @@ pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
         B: backon::BackoffBuilder + Clone,
     {
         Retry::new(self, backoff, Always)
+    }
+
+    /// Tries the failed jobs of a batch again, without the others, after each pause of
+    /// `backoff`, which is any builder of the [`backon`](https://docs.rs/backon) crate.
+    ///
+    /// For bulk calls that say of each item whether it was done, and reject some of them
+    /// under load:
+    ///
+    /// - DynamoDB's `BatchWriteItem` and `BatchGetItem` return `UnprocessedItems` and
+    ///   `UnprocessedKeys`;
+    /// - Elasticsearch's `_bulk` returns a status for each item, 429 for the rejected ones;
+    /// - Kinesis's `PutRecords` returns a `FailedRecordCount`, and an `ErrorCode` for each
+    ///   record;
+    /// - SQS's `SendMessageBatch` returns the entries that were `Failed`.
+    ///
+    /// They return in success although items have failed, so [`retry`](Self::retry) does
+    /// not see it; and it would send again what was done. Limit it with
+    /// [`when`](RetryItems::when) to errors that are temporary. A job is tried again until
+    /// it has a result that is `Ok`, an error for which `when` does not hold, or no pause
+    /// is left. The failed jobs are processed in a call of their own, in the order in which
+    /// they were in the batch, and do not wait for a full batch.
+    ///
+    /// Every job of the batch is cloned before the first call, and the failed ones once
+    /// more before each later call. A clone is dropped as soon as its job is done.
+    ///
+    /// A batch stays in flight during the pauses, and its callers get their results
+    /// together, when the last job is done: a job that was done in the first call waits for
+    /// those that were not. With [`max_in_flight`](crate::MicroBatchBuilder::max_in_flight)
+    /// at 1 the batches after it wait as well. Keep the sum of the pauses to what the
+    /// callers can wait, and allow more batches in flight.
+    ///
+    /// Write [`timeout`](Self::timeout) before it, so that each call has the limit. A
+    /// timeout after it drops the whole batch, also the jobs that were done.
+    ///
+    /// The first attempts of the batches start in order, a later attempt starts when
+    /// its pause is over.
+    ///
+    /// # Errors
+    ///
+    /// A failed job has its last error as its result.
+    ///
+    /// If the first call fails, panics, or returns a wrong number of results, the batch
+    /// fails as it does without the decorator. If a later call does, nothing is tried again
+    /// after it: what was done stays done, the jobs of that call keep the errors that they
+    /// had before it, and a warning is logged. To try such calls again, write
+    /// [`retry`](Self::retry) before it: `put.retry(backoff).retry_items(backoff)`.
+    ///
+    /// A job for whose error `when` panics, or whose clone panics, is not tried again and
+    /// keeps its error. After a panic of `backoff` no job is tried again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU32, Ordering};
+    /// use backon::ExponentialBuilder;
+    /// use microbatch::{BatchProcessorExt, CancellationToken, MicroBatch};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), microbatch::JobError> {
+    /// static CALLS: AtomicU32 = AtomicU32::new(0);
+    /// // Refuses all but the first record of a call, and negative ones for ever.
+    /// let put = |records: Vec<i32>| async move {
+    ///     CALLS.fetch_add(1, Ordering::Relaxed);
+    ///     let puts = records.into_iter().enumerate().map(|(at, record)| match at {
+    ///         _ if record < 0 => Err("malformed"),
+    ///         0 => Ok(record),
+    ///         _ => Err("throughput exceeded"),
+    ///     });
+    ///     Ok::<_, String>(puts.collect::<Vec<_>>())
+    /// };
+    /// let patient = put
+    ///     .retry_items(ExponentialBuilder::default())
+    ///     .when(|error| *error == "throughput exceeded");
+    /// let batcher = MicroBatch::new_running(CancellationToken::new(), patient);
+    /// let (one, bad, three) =
+    ///     tokio::join!(batcher.submit(1), batcher.submit(-2), batcher.submit(3));
+    /// assert_eq!((one?, bad?, three?), (Ok(1), Err("malformed"), Ok(3)));
+    /// assert_eq!(CALLS.load(Ordering::Relaxed), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "retry")]
+    fn retry_items<B>(self, backoff: B) -> RetryItems<Self, B>
+    where
+        B: backon::BackoffBuilder + Clone,
+    {
+        RetryItems::new(self, backoff, Always)
     }
 
     /// Drops a batch that takes longer than `limit` and fails it with

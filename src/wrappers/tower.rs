@@ -1,6 +1,8 @@
 //! Tower's [`Service`]: a micro-batcher is a service for single jobs, and a service for
 //! whole batches can be a processor.
 
+mod in_order;
+
 use std::error::Error;
 use std::fmt;
 use std::future::poll_fn;
@@ -14,7 +16,8 @@ use crate::error::JobError;
 use crate::handle::JobHandle;
 use crate::micro_batch::MicroBatch;
 use crate::processor::BatchProcessor;
-use crate::processor::in_order::InOrder;
+
+use in_order::InOrder;
 
 /// Submits each request as a job; its [`JobHandle`] is the response future.
 ///

@@ -11,6 +11,8 @@ mod large;
 mod order;
 #[cfg(feature = "retry")]
 mod retry;
+#[cfg(feature = "retry")]
+mod retry_items;
 mod timeout;
 
 use std::sync::{Arc, Mutex};

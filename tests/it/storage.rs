@@ -1,6 +1,9 @@
 //! Storages of one's own: their order, their limits, and their misbehaviour.
 
 mod faulty;
+mod lanes;
+mod similar;
+mod watched;
 
 use std::collections::VecDeque;
 use std::time::Duration;

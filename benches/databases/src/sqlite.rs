@@ -78,8 +78,8 @@ impl Sqlite {
             transaction.commit()?;
             anyhow::Ok(ids)
         };
-        let processor = BlockingProcessor::spawn(init, run).await;
-        Ok(Thread(Arc::new(processor.map_err(|error| anyhow!(error))?)))
+        let processor = BlockingProcessor::spawn(init, run).await?;
+        Ok(Thread(Arc::new(processor)))
     }
 
     /// A thread for each connection, a transaction for each row.

@@ -1,4 +1,12 @@
-//! The worker's side of the queue.
+//! The worker's side of the queue: it receives jobs and events, parks until there is
+//! something to do, and abandons what is left at its end.
+//!
+//! # Invariants
+//!
+//! - A job that leaves the queue is in the inbox, or is returned as withdrawn. Its accept
+//!   time leaves with it.
+//! - The worker is parked under the same lock that has shown it that nothing it waits for
+//!   has happened.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;

@@ -1,4 +1,9 @@
-//! Room reserved for a job to come: what a permit holds.
+//! Room reserved for a job to come: what a `Permit` holds.
+//!
+//! # Invariants
+//!
+//! - `reserved` of the queue counts the reservations that have room, also those that were
+//!   served since their last poll. Each is taken back once: by its job, or by its drop.
 
 use std::future::poll_fn;
 use std::mem;

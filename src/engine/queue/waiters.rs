@@ -1,4 +1,4 @@
-//! The callers that wait for room in the queue, first come, first served.
+//! The jobs and reservations that wait for room in the queue, first come, first served.
 //!
 //! # Invariants
 //!

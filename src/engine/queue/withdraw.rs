@@ -1,10 +1,18 @@
 //! The handle's side of the queue: waiting for acceptance, and what a dropped handle
 //! does to its job.
+//!
+//! # Invariants
+//!
+//! - A job is counted once as left, as withdrawn, or as what becomes of it otherwise: who
+//!   takes it out of the waiters, or changes its stage, has it.
+//! - Jobs and wakers are dropped after the lock is released.
 
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+
+use tracing::Span;
 
 use super::waiters::{WaiterId, WaiterStatus};
 use super::{Queue, QueueState, wake};
@@ -34,14 +42,16 @@ impl<J: Send, R: Send> JobQueue for Queue<J, R> {
     fn leave(&self, id: WaiterId) -> bool {
         let mut state = self.lock();
         let left = state.waiters.remove(id);
-        if left.is_some() {
-            state.stats.withdraw_waiting();
+        if left.is_none() {
+            return false;
         }
+        state.stats.leave_waiting();
+        let wakers = self.leave_shared_limit(&mut state, id);
         drop(state);
-        let has_left = left.is_some();
         // After the lock is released, because the drop of a job is user code.
         discard(left, self.name());
-        has_left
+        wakers.into_iter().for_each(wake);
+        true
     }
 
     fn withdraw(&self, job: &Arc<Withdrawal>) {
@@ -54,6 +64,8 @@ impl<J: Send, R: Send> JobQueue for Queue<J, R> {
             state.withdrawn_pending.push(Arc::clone(job));
             state.stats.withdraw_pending();
         } else {
+            drop(state);
+            discard(withdrawn_span(job), self.name());
             return;
         }
         let removed = state.remove_withdrawn();
@@ -61,9 +73,19 @@ impl<J: Send, R: Send> JobQueue for Queue<J, R> {
         // The worker recomputes its deadline, or drops what it holds.
         wakers.extend(state.unpark());
         drop(state);
+        discard(withdrawn_span(job), self.name());
         discard(removed, self.name());
         wakers.into_iter().for_each(wake);
         self.release_shared_room(1);
+    }
+}
+
+/// Takes the span of a withdrawn job at once. The job itself may stay in the queue, or
+/// in the storage, for a while.
+fn withdrawn_span(job: &Withdrawal) -> Option<Span> {
+    match job.is_withdrawn() {
+        true => job.take_span(),
+        false => None,
     }
 }
 

@@ -157,7 +157,7 @@ impl<K, J, R> KeyMap<K, J, R> {
 
     /// Counts a job that left while it waited for room over all keys.
     pub(super) fn count_left(&self) {
-        self.lock().past.withdraw_waiting();
+        self.lock().past.leave_waiting();
     }
 
     /// Counts a job that is refused before it has a micro-batcher.

@@ -101,7 +101,7 @@ where
         let parts = HandleParts {
             reply,
             // Has the handle call `withdraw` also after acceptance.
-            withdrawal: Some(Arc::new(Withdrawal::new(0))),
+            withdrawal: Some(Arc::new(Withdrawal::new(0, None))),
         };
         parts.waiting(waiting, number)
     }

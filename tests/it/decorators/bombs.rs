@@ -3,6 +3,9 @@
 //! predicate or a backoff. At most the batch at hand fails, no caller is told
 //! that what was processed has failed, and nothing aborts.
 
+#[cfg(feature = "retry")]
+mod retry_items;
+
 use std::hash::{Hash, Hasher};
 use std::thread;
 use std::time::Duration;
@@ -415,9 +418,9 @@ mod retry {
 
     /// Pauses that panic there, or end after the first.
     #[derive(Debug)]
-    struct Pauses(At, bool);
+    pub(super) struct Pauses(At, bool);
 
-    fn pauses(at: At) -> Pauses {
+    pub(super) fn pauses(at: At) -> Pauses {
         Pauses(at, false)
     }
 
@@ -534,7 +537,7 @@ mod retry {
     }
 
     /// Panics on what the decorator says.
-    struct Deaf(Arc<AtomicBool>);
+    struct Deaf(&'static str, Arc<AtomicBool>);
 
     impl<S: tracing::Subscriber> Layer<S> for Deaf {
         fn on_event(
@@ -542,17 +545,25 @@ mod retry {
             event: &tracing::Event<'_>,
             _: tracing_subscriber::layer::Context<'_, S>,
         ) {
-            if event.metadata().target().ends_with("retry") {
-                self.0.store(true, Ordering::SeqCst);
+            if event.metadata().target().ends_with(self.0) {
+                self.1.store(true, Ordering::SeqCst);
                 panic!("subscriber");
             }
         }
     }
 
+    /// Returns a subscriber that panics on what the module says, and whether it has.
+    pub(super) fn deaf(
+        module: &'static str,
+    ) -> (impl tracing::Subscriber + Send + Sync, Arc<AtomicBool>) {
+        let heard = Arc::new(AtomicBool::new(false));
+        let layer = Deaf(module, Arc::clone(&heard));
+        (tracing_subscriber::registry().with(layer), heard)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_subscriber_that_panics_does_not_stop_a_retry() {
-        let heard = Arc::new(AtomicBool::new(false));
-        let subscriber = tracing_subscriber::registry().with(Deaf(Arc::clone(&heard)));
+        let (subscriber, heard) = deaf("retry");
         let _default = tracing::subscriber::set_default(subscriber);
         let batcher = batcher(1, once(|| "busy").retry(pauses(At::Nowhere)));
         assert_eq!(good(&batcher, [harmless(1)]).await, [1]);

@@ -9,6 +9,18 @@ use microbatch::{BatchProcessor, BatchProcessorExt};
 use super::batcher;
 use crate::support::{large, on_a_small_stack};
 
+/// Fails job 13 alone, and takes 256 KiB for it.
+async fn large_items(mut jobs: Vec<u32>) -> Result<Vec<Result<u32, String>>, String> {
+    let unlucky = |job: u32| match job {
+        13 => Err("unlucky".to_owned()),
+        job => Ok(job),
+    };
+    let results = jobs.iter().copied().map(unlucky).collect();
+    jobs.retain(|job| *job != 13);
+    large(jobs).await?;
+    Ok(results)
+}
+
 fn once_more() -> ConstantBuilder {
     ConstantBuilder::default().with_max_times(1)
 }
@@ -31,7 +43,9 @@ fn a_large_future_fits_under_every_decorator() {
     check(large);
     check(large.timeout(second));
     check(large.retry(once_more()));
+    check(large_items.retry_items(once_more()));
     check(large.bisect());
+    check(large.bisect().retry_items(once_more()));
     check(large.coalesce());
 }
 
@@ -42,6 +56,8 @@ fn a_large_future_fits_under_nested_decorators() {
     check(inner.bisect());
     let inner = large.bisect().timeout(second).retry(once_more());
     check(inner.timeout(second));
+    let inner = large_items.timeout(second).retry(once_more());
+    check(inner.retry_items(once_more()).timeout(second).bisect());
 }
 
 /// What a decorator adds is small, and what it wraps is on the heap.
@@ -54,6 +70,7 @@ fn the_future_of_a_decorator_is_small() {
     let second = Duration::from_secs(1);
     assert!(size(large.timeout(second)) < 1024);
     assert!(size(large.retry(once_more())) < 1024);
+    assert!(size(large_items.retry_items(once_more())) < 1024);
     assert!(size(large.bisect()) < 1024);
     assert!(size(large.coalesce()) < 1024);
 }

@@ -87,6 +87,30 @@ async fn room_is_given_first_come_first_served_over_all_keys() {
     assert!(waiting[2].accepted().now_or_never().is_some());
 }
 
+/// A key kept the place of a waiter that had left for its next one, which so overtook
+/// the waiters of other keys.
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_leaves_gives_its_place_to_none_of_its_key() {
+    let keyed = shut(2);
+    let _first = submit(&keyed, 0..2);
+    settle().await;
+    let leaves = keyed.submit(0, 10);
+    let mut waiting = [
+        keyed.submit(1, 11),
+        keyed.submit(1, 12),
+        keyed.submit(0, 13),
+    ];
+    settle().await;
+    drop(leaves);
+    keyed.flush().await;
+    settle().await;
+    let accepted: Vec<_> = waiting
+        .iter_mut()
+        .map(|handle| handle.accepted().now_or_never().is_some())
+        .collect();
+    assert_eq!(accepted, [true, true, false]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_key_whose_own_queue_is_full_leaves_room_for_others() {
     let keyed = Keyed::builder(|_key, jobs: Vec<u32>| async move {

@@ -158,7 +158,7 @@ async fn there_is_one_span_per_batch_with_all_its_fields() {
     assert!(
         spans
             .iter()
-            .all(|span| span.closed && span.level == Level::DEBUG)
+            .all(|span| span.closed && span.level == Level::INFO)
     );
     assert!(
         spans
@@ -196,10 +196,163 @@ async fn a_batch_follows_from_the_spans_its_jobs_were_submitted_in() {
     results(vec![first, outside, second]).await;
     settle().await;
     let id = |name| capture.spans(name)[0].id;
-    let batch = id("batch");
+    let (batch, first, second) = (id("batch"), id("first"), id("second"));
     let follows = lock(&capture.follows).clone();
-    assert_eq!(follows, [(batch, id("first")), (batch, id("second"))]);
+    let links = [
+        (batch, first),
+        (batch, second),
+        (first, batch),
+        (second, batch),
+    ];
+    assert_eq!(follows, links);
     assert!(capture.spans("first")[0].closed, "no longer kept open");
+}
+
+/// Exporters keep so many links a span, and would fill up with the same one.
+#[tokio::test(start_paused = true)]
+async fn a_caller_of_many_jobs_is_linked_once_with_each_batch() {
+    let (capture, _guard) = Capture::start();
+    let batcher = run(MicroBatch::builder(Gate::open()).max_batch_size(20));
+    let (one, other) = (tracing::info_span!("one"), tracing::info_span!("other"));
+    let handles = (0..40).map(|job| {
+        let span = if job % 2 == 0 { &one } else { &other };
+        span.in_scope(|| batcher.submit(job))
+    });
+    results(handles.collect()).await;
+    assert_eq!(capture.spans("batch").len(), 2);
+    assert_eq!(lock(&capture.follows).len(), 2 * 2 * 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_span_of_a_caller_is_open_until_its_batch_is_cut_and_no_longer() {
+    let (capture, _guard) = Capture::start();
+    let gate = Gate::closed();
+    let batcher = run(named(&gate));
+    let mut handle = tracing::info_span!("caller").in_scope(|| batcher.submit(1));
+    assert!(poll_once(&mut handle).is_pending());
+    settle().await;
+    let is_closed = || capture.spans("caller")[0].closed;
+    assert!(!is_closed(), "its job is pending");
+    // The caller goes, and its job stays.
+    drop(handle);
+    settle().await;
+    assert!(!is_closed());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    settle().await;
+    assert!(is_closed(), "its batch is cut");
+    assert_eq!(capture.spans("batch").len(), 1);
+    assert_eq!(lock(&capture.follows).len(), 2);
+    gate.pass(1);
+    soon(batcher.shutdown()).await.expect("drains");
+}
+
+/// Under `cancel_on_drop` what is withdrawn is swept later, and its span was closed
+/// as late.
+#[tokio::test(start_paused = true)]
+async fn a_withdrawn_job_lets_go_of_its_span_at_once() {
+    let (capture, _guard) = Capture::start();
+    let gate = Gate::closed();
+    let batcher = MicroBatch::builder(gate.clone()).cancel_on_drop(true);
+    let batcher = run(batcher.max_batch_size(10).interval(Duration::MAX));
+    let kept = submit(&batcher, 0..5);
+    let submit_in = |name: &'static str, job| {
+        let span = tracing::info_span!("caller", name);
+        span.in_scope(|| batcher.submit(job))
+    };
+    let open = || {
+        let mut spans = capture.spans("caller");
+        spans.retain(|span| !span.closed);
+        spans.len()
+    };
+    let (pending, in_batch) = (submit_in("pending", 5), submit_in("in a batch", 6));
+    settle().await;
+    assert_eq!((batcher.stats().pending, open()), (7, 2));
+    let queued = submit_in("queued", 7);
+    assert_eq!((batcher.stats().queued, open()), (1, 3));
+    drop(queued);
+    assert_eq!((batcher.stats().withdrawn, open()), (1, 2));
+    drop(pending);
+    assert_eq!((batcher.stats().withdrawn, open()), (2, 1));
+    let flush = tokio::spawn(batcher.flush());
+    settle().await;
+    assert_eq!((batcher.stats().processing, open()), (6, 0));
+    drop(in_batch);
+    gate.pass(9);
+    soon(flush).await.expect("no panic");
+    assert_eq!(lock(&capture.follows).len(), 2, "of one caller");
+    results(kept).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_leaves_while_it_waits_for_room_lets_go_of_its_span() {
+    for cancel_on_drop in [false, true] {
+        let (capture, _guard) = Capture::start();
+        let batcher = MicroBatch::builder(Gate::closed()).cancel_on_drop(cancel_on_drop);
+        let batcher = idle(batcher.queue_capacity(1));
+        let queued = batcher.submit(1);
+        let waiting = tracing::info_span!("caller").in_scope(|| batcher.submit(2));
+        assert_eq!(batcher.stats().waiting, 1);
+        assert!(!capture.spans("caller")[0].closed);
+        drop(waiting);
+        assert_eq!(batcher.stats().waiting, 0);
+        assert!(capture.spans("caller")[0].closed);
+        let refused = tracing::info_span!("refused").in_scope(|| batcher.try_submit(3));
+        assert!(refused.is_err() && capture.spans("refused")[0].closed);
+        drop(queued);
+    }
+}
+
+/// A job that its storage, or a stop, drops while its handle lives.
+#[tokio::test(start_paused = true)]
+async fn an_abandoned_job_lets_go_of_its_span() {
+    for cancel_on_drop in [false, true] {
+        let (capture, _guard) = Capture::start();
+        let batcher = MicroBatch::builder(Gate::closed()).cancel_on_drop(cancel_on_drop);
+        let batcher = idle(batcher);
+        let handle = tracing::info_span!("caller").in_scope(|| batcher.submit(1));
+        assert!(!capture.spans("caller")[0].closed);
+        let _ = soon(batcher.shutdown()).await;
+        assert!(capture.spans("caller")[0].closed);
+        assert!(soon(handle).await.is_err());
+    }
+}
+
+/// A writer of bytes that a test reads.
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        lock(&self.0).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_info_nothing_is_printed_but_that_a_batch_failed() {
+    let written = Written::default();
+    let writer = written.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(Level::INFO)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let batcher = run(MicroBatch::builder(decide).name("words").max_batch_size(1));
+    let span = tracing::info_span!("caller");
+    for fate in [Fate::Answer(1), Fate::Fail(7), Fate::Answer(2)] {
+        let handle = span.in_scope(|| batcher.submit(fate));
+        let _ = soon(handle).await;
+    }
+    soon(batcher.shutdown()).await.expect("drains");
+    let written = String::from_utf8(lock(&written.0).clone()).expect("text");
+    let lines: Vec<_> = written.lines().collect();
+    assert_eq!(lines.len(), 1, "{written}");
+    assert!(lines[0].contains("batch failed"), "{written}");
+    assert!(lines[0].contains("cause 7"), "{written}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -210,8 +363,11 @@ async fn a_job_that_waited_for_room_keeps_the_span_of_its_submit() {
     results(handles).await;
     let caller = capture.spans("caller")[0].id;
     let follows = lock(&capture.follows).clone();
-    assert_eq!(follows.len(), 6);
-    assert!(follows.iter().all(|(_, from)| *from == caller));
+    let batches = capture.spans("batch").len();
+    assert!(batches > 1);
+    assert_eq!(follows.len(), 2 * batches);
+    let ends = |pair: &(u64, u64)| [pair.0, pair.1].contains(&caller);
+    assert!(follows.iter().all(ends));
 }
 
 #[tokio::test(start_paused = true)]

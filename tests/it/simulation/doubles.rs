@@ -33,9 +33,11 @@ impl Task {
     }
 
     pub(crate) fn weigh(&self) -> usize {
-        let again = self
-            .world
-            .with_job(self.id, |job, _| std::mem::replace(&mut job.weighed, true));
+        let limit = self.world.limits().max_batch_weight;
+        let again = self.world.with_job(self.id, |job, _| {
+            job.limit = limit;
+            std::mem::replace(&mut job.weighed, true)
+        });
         if again {
             self.world.blame(format!("job {}: weighed twice", self.id));
         }
@@ -186,9 +188,11 @@ impl Work {
             ended: None,
             report: None,
         });
-        let options = &world.scenario.options;
-        if seen.processing > options.max_in_flight {
-            let processing = seen.processing;
+        let processing = seen.processing;
+        let limits = seen.limits_around(began);
+        let allowed = limits.map(|limits| limits.max_in_flight).max();
+        let permits = world.semaphore.as_ref().map(|_| seen.permits_at(u64::MAX));
+        if Some(processing) > allowed || permits.is_some_and(|permits| processing > permits) {
             seen.blames.push(format!("{processing} batches in flight"));
         }
         drop(seen);
@@ -301,7 +305,19 @@ pub(crate) fn hook(world: &Arc<World>) -> impl Fn(&BatchReport<'_>) + Send + Syn
     let part = Arc::clone(&world.parts);
     move |report| {
         let _part = &part;
+        let now = world.now();
         let mut seen = world.seen();
+        let report = Report {
+            size: report.size,
+            weight: report.weight,
+            reason: report.reason,
+            waited: report.waited.as_millis() as u64,
+            took: report.took.as_millis() as u64,
+            error: report.error.map(Outcome::from),
+        };
+        if report.error == Some(Outcome::NoPermit) {
+            return seen.failures.push((now, report));
+        }
         // It is called at once when a batch has ended, before any other can.
         let ended = seen.batches.iter().enumerate();
         let ended = ended.filter_map(|(number, batch)| Some((batch.ended?.0, number)));
@@ -309,14 +325,7 @@ pub(crate) fn hook(world: &Arc<World>) -> impl Fn(&BatchReport<'_>) + Send + Syn
             seen.blames.push("a report, but no batch has ended".into());
             return;
         };
-        let again = seen.batches[number].report.replace(Report {
-            size: report.size,
-            weight: report.weight,
-            reason: report.reason,
-            waited: report.waited.as_millis() as u64,
-            took: report.took.as_millis() as u64,
-            error: report.error.map(Outcome::from),
-        });
+        let again = seen.batches[number].report.replace(report);
         if again.is_some() {
             seen.blames
                 .push(format!("batch {number} was reported twice"));

@@ -19,6 +19,7 @@ fn options() -> Options {
         shutdown_timeout: Some(50),
         hook: false,
         storage: Storage::Default,
+        permits: None,
     }
 }
 

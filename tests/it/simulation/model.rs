@@ -11,7 +11,9 @@ use microbatch::FlushReason;
 use super::doubles::value_of;
 use super::panics;
 use super::scenario::{Scenario, Storage};
-use super::seen::{Admission, Asked, BatchSeen, End, Handle, JobSeen, Moment, Outcome, Seen, Way};
+use super::seen::{
+    Admission, Asked, BatchSeen, End, Handle, JobSeen, Limits, Moment, Outcome, Report, Seen, Way,
+};
 
 /// A timer may be that late.
 const LATE: u64 = 1;
@@ -29,6 +31,7 @@ pub(crate) fn judge(scenario: &Scenario, seen: &Seen) -> Vec<String> {
     for (number, batch) in seen.batches.iter().enumerate() {
         model.batch(number, batch);
     }
+    model.failures();
     model.order();
     model.reservations();
     model.flushes();
@@ -79,7 +82,7 @@ impl Model<'_> {
         self.check(!job.lost || job.batches.is_empty(), || {
             format!("job {id}: processed, although the storage lost it")
         });
-        let heavy = options.max_batch_weight.filter(|_| !job.plan.bites);
+        let heavy = job.limit.filter(|_| !job.plan.bites);
         let heavy = heavy.filter(|limit| job.plan.weight > *limit);
         let bites = options.max_batch_weight.is_some() && job.plan.bites;
         if heavy.is_some() || bites {
@@ -112,6 +115,7 @@ impl Model<'_> {
                         let closed = closed.is_some_and(|closed| closed <= *at);
                         closed && batch.is_none() && job.accepted.is_none()
                     }
+                    (Outcome::NoPermit, None) => self.lacks_permits(*at) && batch.is_none(),
                     (Outcome::Abandoned, None) => {
                         self.may_abandon(*at) && batch.is_none_or(was_dropped)
                             || job.lost
@@ -131,6 +135,13 @@ impl Model<'_> {
                 });
             }
         }
+    }
+
+    /// Whether batches fail by then because there are no permits any more.
+    fn lacks_permits(&self, at: Moment) -> bool {
+        self.seen
+            .semaphore_closed
+            .is_some_and(|closed| closed <= at)
     }
 
     /// A storage that never gives may have kept it to the end.
@@ -154,6 +165,7 @@ impl Model<'_> {
                 let excused = job.lost
                     || options.cancel_on_drop
                     || options.storage == Storage::Denies
+                    || self.lacks_permits(self.seen.end)
                     || self.may_abandon(self.seen.end);
                 self.check(excused, || format!("job {id}: accepted and lost; {job:?}"));
             }
@@ -164,17 +176,28 @@ impl Model<'_> {
     fn batch(&mut self, number: usize, batch: &BatchSeen) {
         let options = &self.scenario.options;
         let size = batch.jobs.len();
-        self.check((1..=options.max_batch_size).contains(&size), || {
-            format!("batch {number} holds {size} jobs")
+        let weights = batch.jobs.iter().map(|&id| self.seen.jobs[id].plan.weight);
+        let weight = match options.max_batch_weight {
+            Some(_) => weights.sum(),
+            None => 0,
+        };
+        let mut around = self.seen.limits_around(batch.began);
+        let allowed = around.any(|limits| is_allowed(limits, size, weight));
+        self.check(allowed, || {
+            format!("batch {number} holds {size} jobs and weighs {weight}")
         });
-        let mut weight = 0;
-        if let Some(limit) = options.max_batch_weight {
-            let weights = batch.jobs.iter().map(|&id| self.seen.jobs[id].plan.weight);
-            weight = weights.sum();
-            self.check(weight <= limit, || {
-                format!("batch {number} weighs {weight}")
-            });
-        }
+        let paused = self.seen.pauses.iter().filter(|(_, paused)| *paused);
+        let paused = paused.filter(|(from, _)| from.ms < batch.began.ms);
+        let last = paused.last().map(|(from, _)| *from);
+        let resumed = |from: Moment| {
+            let mut resumes = self.seen.pauses.iter().filter(|(_, paused)| !paused);
+            let closed = self.seen.closed_from();
+            resumes.any(|(at, _)| (from..=batch.began).contains(at))
+                || closed.is_some_and(|closed| closed <= batch.began)
+        };
+        self.check(last.is_none_or(resumed), || {
+            format!("batch {number} began during a pause: {batch:?}")
+        });
         let Some((ended, end)) = batch.ended else {
             return self.check(false, || format!("batch {number} never ended"));
         };
@@ -189,35 +212,21 @@ impl Model<'_> {
         let first = batch.jobs[0];
         let error = outcome_of(first, &self.seen.jobs[first], batch, end);
         let error = error.filter(|_| end != End::Well);
-        let others = self.seen.batches.iter();
-        let others =
-            others.filter(|other| other.began != batch.began && overlaps(other, batch.began));
-        let reason = match report.reason {
-            _ if size == options.max_batch_size => report.reason == FlushReason::Size,
-            // Of a full batch some may have been withdrawn, or too heavy.
-            FlushReason::Size => {
-                options.cancel_on_drop || !options.storage.is_plain() || weight > 0
-            }
-            FlushReason::Weight => self.was_heavy(number, weight),
-            FlushReason::Interval => options
-                .interval
-                .is_some_and(|interval| report.waited >= interval),
-            FlushReason::Idle => options.flushes_when_idle() && others.count() == 0,
-            FlushReason::Cost => self.was_worth_its_cost(batch),
-            FlushReason::Requested => self.seen.flushes.iter().any(|flush| {
-                flush.asked <= batch.began && flush.answered.is_none_or(|at| at >= batch.began)
-            }),
-            FlushReason::Shutdown => {
-                let closed = self.seen.closed_from();
-                closed.is_some_and(|closed| closed <= batch.began)
-            }
-            _ => false,
-        };
+        let mut around = self.seen.limits_around(batch.began);
+        let reason = around.any(|limits| self.is_reason(limits, number, batch, report, weight));
         // The first job may have been withdrawn, or kept by its storage.
         let entered = batch.jobs.iter();
         let entered = entered.filter_map(|&id| self.seen.jobs[id].entered);
         let entered = entered.map(|entered| entered.ms).min().unwrap_or(0);
+        let first_entered = batch
+            .jobs
+            .iter()
+            .filter_map(|&id| self.seen.jobs[id].entered);
+        let steered = first_entered
+            .min()
+            .is_some_and(|entered| self.seen.was_steered(entered, batch.began));
         let waited = options.cancel_on_drop
+            || steered
             || !options.storage.is_plain()
             || report.waited <= batch.began.ms - entered;
         let right = report.size == size
@@ -231,14 +240,54 @@ impl Model<'_> {
         });
     }
 
+    /// Whether the batch can have been cut for the reason that was reported, under
+    /// those settings.
+    fn is_reason(
+        &self,
+        limits: &Limits,
+        number: usize,
+        batch: &BatchSeen,
+        report: &Report,
+        weight: usize,
+    ) -> bool {
+        let options = &self.scenario.options;
+        let size = batch.jobs.len();
+        let others = self.seen.batches.iter();
+        let mut others =
+            others.filter(|other| other.began != batch.began && overlaps(other, batch.began));
+        match report.reason {
+            _ if !is_allowed(limits, size, weight) => false,
+            _ if size == limits.max_batch_size => report.reason == FlushReason::Size,
+            // Of a full batch some may have been withdrawn, or too heavy.
+            FlushReason::Size => {
+                options.cancel_on_drop || !options.storage.is_plain() || weight > 0
+            }
+            FlushReason::Weight => self.was_heavy(limits, number, weight),
+            FlushReason::Interval => limits
+                .interval
+                .is_some_and(|interval| report.waited >= interval),
+            FlushReason::Idle => limits.flush_when_idle && others.next().is_none(),
+            FlushReason::Cost => self.was_worth_its_cost(limits, batch),
+            FlushReason::Requested => self.seen.flushes.iter().any(|flush| {
+                flush.asked <= batch.began && flush.answered.is_none_or(|at| at >= batch.began)
+            }),
+            FlushReason::Shutdown => {
+                let closed = self.seen.closed_from();
+                closed.is_some_and(|closed| closed <= batch.began)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the weight of the batch, or of what follows it, can have been
     /// the reason to cut it.
-    fn was_heavy(&self, number: usize, weight: usize) -> bool {
+    fn was_heavy(&self, limits: &Limits, number: usize, weight: usize) -> bool {
         let options = &self.scenario.options;
         let next = self.seen.batches.get(number + 1);
         let next = next.map(|batch| self.seen.jobs[batch.jobs[0]].plan.weight);
-        options.max_batch_weight.is_some_and(|limit| {
+        limits.max_batch_weight.is_some_and(|limit| {
             weight >= limit
+                || self.seen.semaphore_closed.is_some()
                 || options.cancel_on_drop
                 || !options.storage.is_plain()
                 || next.is_none_or(|next| weight + next > limit)
@@ -248,13 +297,42 @@ impl Model<'_> {
     /// Whether the jobs of the batch can have waited together for as long as a
     /// flush costs. Some of those that did may have been withdrawn, or kept by
     /// their storage.
-    fn was_worth_its_cost(&self, batch: &BatchSeen) -> bool {
+    fn was_worth_its_cost(&self, limits: &Limits, batch: &BatchSeen) -> bool {
         let options = &self.scenario.options;
+        let first = (batch.jobs.iter()).filter_map(|&id| self.seen.jobs[id].entered);
+        let steered = first
+            .min()
+            .is_some_and(|entered| self.seen.was_steered(entered, batch.began));
         let entered = (batch.jobs.iter()).filter_map(|&id| self.seen.jobs[id].entered);
         let waited: u64 = entered.map(|entered| batch.began.ms - entered.ms).sum();
-        options.cost().is_some_and(|cost| {
-            waited >= cost || options.cancel_on_drop || !options.storage.is_plain()
+        limits.flush_cost.is_some_and(|cost| {
+            waited >= cost || steered || options.cancel_on_drop || !options.storage.is_plain()
         })
+    }
+
+    /// A batch that gets no permit any more is reported, and the processor does not
+    /// get it.
+    fn failures(&mut self) {
+        for (at, report) in &self.seen.failures {
+            let mut around = self.seen.limits_around(*at);
+            let allowed = around.any(|limits| is_allowed(limits, report.size, report.weight));
+            let right = allowed && self.lacks_permits(*at) && report.took == 0;
+            self.check(right && !self.seen.is_paused_at(at.ms), || {
+                format!("failed at {at:?}: {report:?}")
+            });
+        }
+        let told = self.seen.jobs.iter();
+        let told = told.filter(|job| matches!(job.handle, Handle::Resolved(_, Outcome::NoPermit)));
+        let told = told.count();
+        let failed = self.seen.failures.iter();
+        let failed: usize = failed.map(|(_, report)| report.size).sum();
+        let silent = self.seen.jobs.iter();
+        let silent =
+            silent.filter(|job| job.batches.is_empty() && matches!(job.handle, Handle::Dropped(_)));
+        let most = told + silent.count();
+        self.check((told..=most).contains(&failed), || {
+            format!("{failed} jobs got no permit, and {told} to {most} know")
+        });
     }
 
     /// Jobs enter batches in the order in which they were accepted, and batches
@@ -358,10 +436,26 @@ impl Model<'_> {
             let ends = batches.filter_map(|&number| self.seen.batches[number].ended);
             let done = ends.map(|(ended, _)| ended.ms).max().unwrap_or(0);
             let done = done.max(flush.asked.ms).max(began.ms);
+            let done = self.other_ends(answered).fold(done, u64::max);
             self.check(answered.ms <= done, || {
                 format!("{flush:?} was done at {done} ms")
             });
         }
+    }
+
+    /// When jobs were gone without a batch that were perhaps held back until then, by
+    /// a pause or for want of a permit.
+    fn other_ends(&self, until: Moment) -> impl Iterator<Item = u64> {
+        let failures = self.seen.failures.iter().map(|(at, _)| *at);
+        let held_back = !self.seen.pauses.is_empty() || self.scenario.options.permits.is_some();
+        let held_back = held_back && self.scenario.options.cancel_on_drop;
+        let jobs = self.seen.jobs.iter().filter(move |_| held_back);
+        let withdrawn = jobs.filter_map(|job| match job.handle {
+            Handle::Dropped(at) if job.batches.is_empty() => Some(at),
+            _ => None,
+        });
+        let ends = failures.chain(withdrawn);
+        ends.filter(move |at| *at <= until).map(|at| at.ms)
     }
 
     /// All shutdowns are told the same, at the same time, and in time.
@@ -400,6 +494,7 @@ impl Model<'_> {
             Ok(()) => {
                 let ends = seen.batches.iter().filter_map(|batch| batch.ended);
                 let done = ends.map(|(ended, _)| ended.ms).max().unwrap_or(0);
+                let done = self.other_ends(seen.end).fold(done, u64::max);
                 let stalled = self.scenario.options.storage.may_give_nothing();
                 let prompt = (stalled || over <= done.max(stopped.ms))
                     && over <= deadline.saturating_add(LATE);
@@ -422,6 +517,7 @@ impl Model<'_> {
                 let none =
                     timeout.abandoned == 0 && self.scenario.options.storage != Storage::Overstates;
                 let in_vain = self.flights().any(|flight| flight.end >= deadline)
+                    || self.scenario.options.permits.is_some()
                     || self.scenario.options.storage.may_give_nothing();
                 self.check(in_time && right && !none && in_vain, || {
                     format!("stopped at {stopped:?}, over at {over} ms: {timeout}; {abandoned:?}")
@@ -461,19 +557,22 @@ impl Model<'_> {
             cancels && job.lost && matches!(job.handle, Handle::Dropped(_))
         });
         let either = either.count() as u64;
+        let no_permit = seen.failures.iter().map(|(_, report)| report.size as u64);
+        let no_permit: u64 = no_permit.sum();
+        let batches = (seen.batches.len() + seen.failures.len()) as u64;
         let clean = !self.may_abandon(seen.end);
         let denies = self.scenario.options.storage == Storage::Denies;
         let right = (accepted..=accepted + unclear).contains(&stats.accepted)
             && stats.completed == sizes(true)
-            && stats.failed == sizes(false)
+            && stats.failed == sizes(false) + no_permit
             && stats.withdrawn <= unwanted + either
             && (stats.withdrawn == 0 || self.scenario.options.cancel_on_drop)
             && stats.withdrawn_waiting
                 <= count(Admission::Waiting) + count(Admission::Refused) + unclear
             && stats.abandoned >= lost - either
             && (!clean || denies || (lost - either..=lost).contains(&stats.abandoned))
-            && stats.batches >= seen.batches.len() as u64
-            && (!clean || stats.batches == seen.batches.len() as u64)
+            && stats.batches >= batches
+            && (!clean || stats.batches == batches)
             && stats.accepted == stats.completed + stats.failed + stats.withdrawn + stats.abandoned
             && (stats.waiting, stats.queued, stats.pending) == (0, 0, 0)
             && (stats.processing, stats.in_flight) == (0, 0);
@@ -504,11 +603,17 @@ impl Model<'_> {
         let over = self.over();
         let mut waits: Vec<_> = (seen.jobs.iter())
             .filter(|job| !options.cancel_on_drop || !job.batches.is_empty())
+            // Who is told that there was no permit, may be told late.
+            .filter(|job| seen.semaphore_closed.is_none() || !job.batches.is_empty())
             .filter_map(|job| Some(Wait::of(seen, job, self.surely_accepted(job)?)))
             .collect();
         let mut times: Vec<_> = (waits.iter().flat_map(|wait| [wait.from.ms, wait.until]))
             .chain(self.flights().flat_map(|flight| [flight.start, flight.end]))
             .chain(seen.flushes.iter().map(|flush| flush.asked.ms))
+            .chain(seen.limits.iter().map(|(at, _)| at.ms))
+            .chain(seen.pauses.iter().map(|(at, _)| at.ms))
+            .chain(seen.permits.iter().map(|(at, _)| at.ms))
+            .chain(seen.closed_from().map(|closed| closed.ms))
             .chain(self.stopped.map(|stopped| stopped.ms))
             .chain([began.ms, over])
             .filter(|at| (began.ms..=over).contains(at))
@@ -518,7 +623,8 @@ impl Model<'_> {
         for span in times.windows(2) {
             let &[from, to] = span else { continue };
             let in_flight = self.in_flight(from);
-            let free = in_flight < options.max_in_flight;
+            let limits = seen.limits_at(from);
+            let free = self.is_free(from);
             let mut count = 0;
             let mut weight = 0;
             let mut together: u64 = 0;
@@ -537,7 +643,7 @@ impl Model<'_> {
                 if !free {
                     continue;
                 }
-                let due = options
+                let due = limits
                     .interval
                     .map(|interval| wait.from.ms.max(began.ms).saturating_add(interval));
                 if due.is_some_and(|due| to > due.max(from) + LATE) {
@@ -555,21 +661,18 @@ impl Model<'_> {
             if count == 0 || !free {
                 continue;
             }
-            if count >= options.max_batch_size {
+            if count >= limits.max_batch_size {
                 wrong = Some("is one of a full batch");
             }
-            if options
-                .max_batch_weight
-                .is_some_and(|limit| weight >= limit)
-            {
+            if limits.max_batch_weight.is_some_and(|limit| weight >= limit) {
                 wrong = Some("is one of a batch of full weight");
             }
-            if options.flushes_when_idle() && in_flight == 0 {
+            if limits.flush_when_idle && in_flight == 0 {
                 wrong = Some("waits while nothing is done");
             }
             let late = LATE * count as u64;
-            if options
-                .cost()
+            if limits
+                .flush_cost
                 .is_some_and(|cost| together > cost.saturating_add(late))
             {
                 wrong = Some("has waited with the others for longer than a flush costs");
@@ -594,6 +697,14 @@ impl Model<'_> {
         let storage = self.scenario.options.storage;
         // One that holds only withdrawn jobs has nothing to give.
         let cancels = self.scenario.options.cancel_on_drop;
+        // What is steered is asked for otherwise.
+        let seen = self.seen;
+        if seen.limits.len() > 1
+            || !seen.pauses.is_empty()
+            || self.scenario.options.permits.is_some()
+        {
+            return;
+        }
         if cancels || matches!(storage, Storage::Denies | Storage::Forgets(_)) {
             return;
         }
@@ -628,7 +739,7 @@ impl Model<'_> {
     /// Whether a job accepted by then was not left in the queue at that time,
     /// though all slots were taken.
     fn is_surely_taken_up(&self, accepted: Moment, at: u64) -> bool {
-        let options = &self.scenario.options;
+        let limits = self.seen.limits_at(at);
         let ahead = self.seen.jobs.iter().filter(|job| {
             let batch = job
                 .batches
@@ -642,8 +753,8 @@ impl Model<'_> {
             (count + 1, weight + job.plan.weight)
         });
         let mut flushes = self.seen.flushes.iter();
-        count < options.max_batch_size
-            && options.max_batch_weight.is_none_or(|limit| weight < limit)
+        count < limits.max_batch_size
+            && limits.max_batch_weight.is_none_or(|limit| weight < limit)
             && !flushes.any(|flush| {
                 flush.asked.ms <= at && flush.answered.is_none_or(|answered| answered.ms > at)
             })
@@ -670,6 +781,17 @@ impl Model<'_> {
 
     fn in_flight(&self, at: u64) -> usize {
         self.flights().filter(|flight| flight.contains(&at)).count()
+    }
+
+    /// Whether one more batch may be cut at that time.
+    fn is_free(&self, at: u64) -> bool {
+        let in_flight = self.in_flight(at);
+        let closed = self.seen.semaphore_closed;
+        let permitted = self.scenario.options.permits.is_none()
+            || closed.is_some_and(|closed| closed.ms <= at)
+            || in_flight < self.seen.permits_at(at);
+        let limits = self.seen.limits_at(at);
+        in_flight < limits.max_in_flight && permitted && !self.seen.is_paused_at(at)
     }
 
     /// For how long one more batch could have been in flight.
@@ -718,6 +840,13 @@ fn was_dropped(batch: &BatchSeen) -> bool {
 /// Whether the batch was in flight at that moment.
 fn overlaps(batch: &BatchSeen, at: Moment) -> bool {
     batch.began < at && batch.ended.is_none_or(|(ended, _)| ended > at)
+}
+
+/// Whether a batch of that size and weight is allowed. A job that was accepted under
+/// another limit goes alone.
+fn is_allowed(limits: &Limits, size: usize, weight: usize) -> bool {
+    let heavy = limits.max_batch_weight.is_some_and(|limit| weight > limit);
+    (1..=limits.max_batch_size).contains(&size) && (!heavy || size == 1)
 }
 
 /// What a job of this batch is to be told.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use microbatch::{BatchStorage, MemoryStorage, MicroBatch, MicroBatchBuilder, StartError};
+use microbatch::{
+    BatchStorage, MemoryStorage, MicroBatch, MicroBatchBuilder, ReconfigureError, StartError,
+};
 use tokio::runtime::{Builder, Handle};
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
@@ -12,8 +14,8 @@ use tokio::time::{sleep, timeout};
 use super::callers::{self, Held};
 use super::doubles::{Answer, Cupboard, Processor, Task, hook};
 use super::model;
-use super::scenario::{Ending, Job, Pause, Scenario, Start, Step, Storage};
-use super::seen::{Outcome, Seen};
+use super::scenario::{Change, Ending, Job, Pause, Scenario, Start, Step, Storage};
+use super::seen::{Limits, Outcome, Seen};
 use super::start::Loop;
 use super::world::{Door, Holds, World};
 
@@ -115,6 +117,9 @@ fn build(world: &Arc<World>) {
     if options.hook {
         builder = builder.on_batch(hook(world));
     }
+    if let Some(semaphore) = &world.semaphore {
+        builder = builder.permits(Arc::clone(semaphore));
+    }
     match options.storage {
         Storage::Default => finish(world, builder),
         Storage::Memory => finish(world, builder.storage(MemoryStorage::new())),
@@ -147,6 +152,9 @@ fn take(world: &Arc<World>, step: &Step) {
     let door = match step {
         Step::Cancel => return cancel(world),
         Step::DropCaller(number) => return world.abort_one(*number),
+        Step::GrantPermits(count) => return grant_permits(world, *count),
+        Step::TakePermit => return take_permit(world),
+        Step::CloseSemaphore => return close_semaphore(world),
         Step::DropClone { even_the_last } => {
             let mut doors = world.doors();
             let door = match doors.len() {
@@ -184,8 +192,99 @@ fn take(world: &Arc<World>, step: &Step) {
         }
         Step::Start { polls } => start(world, polls),
         Step::Clone => world.doors().push(door),
-        Step::Nothing | Step::Cancel | Step::DropClone { .. } | Step::DropCaller(_) => {}
+        Step::Reconfigure(changes) => reconfigure(&door, changes),
+        Step::Pause => set_paused(&door, true),
+        Step::Resume => set_paused(&door, false),
+        Step::Nothing
+        | Step::Cancel
+        | Step::DropClone { .. }
+        | Step::DropCaller(_)
+        | Step::GrantPermits(_)
+        | Step::TakePermit
+        | Step::CloseSemaphore => {}
     }
+}
+
+fn reconfigure(door: &Door, changes: [Change; 2]) {
+    let world = &door.world;
+    let before = door.micro_batch.settings();
+    let mut should = before;
+    changes.iter().for_each(|change| change.make(&mut should));
+    let zero = should.max_batch_size == 0
+        || should.interval.is_zero()
+        || should.max_in_flight == 0
+        || should.max_batch_weight == 0;
+    if should.flush_cost == Some(Duration::ZERO) {
+        should.flush_cost = None;
+        should.flush_when_idle = true;
+    }
+    if world.scenario.options.max_batch_weight.is_none() {
+        should.max_batch_weight = usize::MAX;
+    }
+    let closed = door.micro_batch.is_closed();
+    let result = door.micro_batch.reconfigure(|settings| {
+        changes.iter().for_each(|change| change.make(settings));
+    });
+    let right = match &result {
+        Ok(settings) => !closed && !zero && *settings == should,
+        Err(ReconfigureError::Invalid(_)) => zero && !closed,
+        Err(ReconfigureError::Closed) => closed,
+    };
+    let now = door.micro_batch.settings();
+    if !right || now != *result.as_ref().unwrap_or(&before) {
+        world.blame(format!("changed to {result:?} by {changes:?}; {now:?}"));
+    }
+    let at = world.now();
+    match result {
+        Ok(settings) => world.seen().limits.push((at, Limits::from(settings))),
+        Err(_) => world.seen().invalid_changes += 1,
+    }
+}
+
+fn set_paused(door: &Door, paused: bool) {
+    let world = &door.world;
+    match paused {
+        true => door.micro_batch.pause(),
+        false => door.micro_batch.resume(),
+    }
+    let closed = door.micro_batch.is_closed();
+    if door.micro_batch.is_paused() != (paused && !closed) {
+        world.blame(format!("paused: {paused}, and is not"));
+    }
+    if !closed {
+        let now = world.now();
+        world.seen().pauses.push((now, paused));
+    }
+}
+
+fn grant_permits(world: &World, count: usize) {
+    let Some(semaphore) = &world.semaphore else {
+        return;
+    };
+    semaphore.add_permits(count);
+    let now = world.now();
+    world.seen().permits.push((now, count.cast_signed()));
+}
+
+fn take_permit(world: &World) {
+    let Some(semaphore) = &world.semaphore else {
+        return;
+    };
+    let Ok(permit) = semaphore.try_acquire() else {
+        return;
+    };
+    permit.forget();
+    let now = world.now();
+    world.seen().permits.push((now, -1));
+}
+
+fn close_semaphore(world: &World) {
+    let Some(semaphore) = &world.semaphore else {
+        return;
+    };
+    semaphore.close();
+    let now = world.now();
+    world.seen().semaphore_closed.get_or_insert(now);
 }
 
 fn start(world: &Arc<World>, polls: Option<usize>) {
@@ -262,9 +361,20 @@ fn look_at_rest(world: &World) {
     let running = seen.loop_.began.is_some() && seen.loop_.cut_short.is_none();
     let drains = seen.stopped().is_some();
     let flushes = seen.flushes.iter().any(|flush| flush.answered.is_none());
+    let paused = seen.pauses.last().is_some_and(|(_, paused)| *paused);
+    let permits_free = seen.permits_at(u64::MAX).checked_sub(seen.processing);
+    let limits = seen.limits_at(u64::MAX);
     drop(seen);
+    if door.micro_batch.is_paused() != (paused && !door.micro_batch.is_closed()) {
+        world.blame(format!("is_paused() is not {paused}"));
+    }
+    let available = world.semaphore.as_ref();
+    let available = available.map(|semaphore| semaphore.available_permits());
+    if available.is_some() && available != permits_free {
+        world.blame(format!("{available:?} permits instead of {permits_free:?}"));
+    }
     let takes_up = running && !drains && !flushes && options.storage.is_plain();
-    let has_room = options.max_batch_weight.is_none() && stats.pending < options.max_batch_size;
+    let has_room = options.max_batch_weight.is_none() && stats.pending < limits.max_batch_size;
     if takes_up && has_room && stats.waiting > 0 && stats.queued > 0 {
         world.blame(format!("left in the queue: {stats:?}, {permits} permits"));
     }
@@ -391,7 +501,13 @@ fn nothing_is_left(world: &Arc<World>) {
     let seen = world.seen();
     let jobs = seen.jobs.iter().filter(|job| !job.dropped).count();
     let (processing, answers) = (seen.processing, seen.answers_alive);
+    let permits = seen.permits_at(u64::MAX);
     drop(seen);
+    let available = world.semaphore.as_ref();
+    let available = available.map(|semaphore| semaphore.available_permits());
+    if available.is_some_and(|available| available != permits) {
+        world.blame(format!("{available:?} of {permits} permits are back"));
+    }
     if (jobs, answers, processing, parts) != (0, 0, 0, 0) {
         world.blame(format!(
             "left alive: {jobs} jobs, {answers} answers, {processing} batches, {parts} parts"

@@ -6,6 +6,9 @@
 //! has words of its own, so a shrunk list of words is a simpler scenario.
 
 use std::fmt;
+use std::time::Duration;
+
+use microbatch::Settings;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Scenario {
@@ -33,6 +36,9 @@ pub(crate) struct Options {
     pub(crate) shutdown_timeout: Option<u64>,
     pub(crate) hook: bool,
     pub(crate) storage: Storage,
+    /// How many permits there are at first, if a batch needs one. Then there is a
+    /// hook, which is told of batches that get none.
+    pub(crate) permits: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +162,24 @@ pub(crate) enum Step {
     },
     /// Drops what some caller waits for, wherever it stands.
     DropCaller(usize),
+    Reconfigure([Change; 2]),
+    Pause,
+    Resume,
+    GrantPermits(usize),
+    TakePermit,
+    CloseSemaphore,
+}
+
+/// A change of one of the settings. Times are in milliseconds, and `None` is for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    Nothing,
+    MaxBatchSize(usize),
+    MaxBatchWeight(usize),
+    Interval(Option<u64>),
+    MaxInFlight(usize),
+    FlushWhenIdle(bool),
+    FlushCost(Option<u64>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -234,7 +258,7 @@ impl Scenario {
 
     pub(crate) fn decode(words: &Words) -> Self {
         let draw = &mut Draw(&words.options);
-        let moods = Moods::draw(draw);
+        let moods = Moods::draw(draw, words.options[OPTIONS - 1]);
         let ending = match moods.hard_end {
             true => draw.pick([Ending::DropRuntime, Ending::DropStart]),
             false => draw.pick([Ending::Shutdown, Ending::Cancel, Ending::DropAll]),
@@ -254,6 +278,13 @@ impl Scenario {
         // Who waits for ever for a stop that takes for ever is not hung.
         if options.storage.withholds(options.interval) || batches.iter().any(Batch::may_hang) {
             options.shutdown_timeout.get_or_insert(50);
+        }
+        let steered = moods.changes && !options.storage.is_plain();
+        if steered || moods.permits.is_some() {
+            options.shutdown_timeout.get_or_insert(50);
+        }
+        if moods.permits.is_some() {
+            options.hook = true;
         }
         Self {
             options,
@@ -293,11 +324,20 @@ struct Moods {
     stops: bool,
     hard_end: bool,
     busy: bool,
+    changes: bool,
+    pauses: bool,
+    permits: Option<usize>,
 }
 
 impl Moods {
-    fn draw(draw: &mut Draw<'_>) -> Self {
+    /// `steering` is the word that the options leave over.
+    fn draw(draw: &mut Draw<'_>, steering: u16) -> Self {
+        let steering = Draw(&[steering]).below(64);
+        let (kind, permits) = (steering / 4, steering % 4);
         Self {
+            changes: matches!(kind, 8..12 | 14..),
+            pauses: matches!(kind, 10..13 | 15),
+            permits: (kind >= 13).then_some(permits),
             processor: draw.one_in(2),
             reentrant: draw.one_in(3),
             hangs: draw.one_in(5),
@@ -352,6 +392,7 @@ impl Options {
             },
             hook: draw.one_in(2),
             storage: Storage::draw(draw, moods),
+            permits: moods.permits,
         }
     }
 }
@@ -476,6 +517,7 @@ impl Step {
     fn draw(draw: &mut Draw<'_>, moods: Moods) -> Self {
         match draw.below(100) {
             0..4 => Self::Nothing,
+            34..50 if moods.steers() => Self::steering(draw, moods),
             4..50 => Self::Submit {
                 times: match moods.busy {
                     true => 1 + draw.below(6),
@@ -521,6 +563,73 @@ impl Step {
             97..99 if moods.stops => Self::Shutdown(Stays::draw(draw, moods)),
             99 if moods.stops => Self::Cancel,
             _ => Self::Nothing,
+        }
+    }
+}
+
+impl Moods {
+    fn steers(self) -> bool {
+        self.changes || self.pauses || self.permits.is_some()
+    }
+}
+
+impl Step {
+    fn steering(draw: &mut Draw<'_>, moods: Moods) -> Self {
+        match draw.below(12) {
+            0..4 if moods.changes => Self::Reconfigure([
+                Change::draw(draw),
+                match draw.one_in(2) {
+                    true => Change::draw(draw),
+                    false => Change::Nothing,
+                },
+            ]),
+            4..6 if moods.pauses => Self::Pause,
+            6..8 if moods.pauses => Self::Resume,
+            0..9 if moods.permits.is_some() => Self::GrantPermits(1 + draw.below(2)),
+            9..11 if moods.permits.is_some() => Self::TakePermit,
+            11 if moods.permits.is_some() => match draw.one_in(3) {
+                true => Self::CloseSemaphore,
+                false => Self::TakePermit,
+            },
+            _ if moods.changes => Self::Reconfigure([Change::draw(draw), Change::Nothing]),
+            _ => Self::Resume,
+        }
+    }
+}
+
+impl Change {
+    /// A zero means nothing, but for a cost.
+    fn draw(draw: &mut Draw<'_>) -> Self {
+        let positive = |draw: &mut Draw<'_>, end| match draw.below(16) {
+            15 => 0,
+            _ => 1 + draw.below(end),
+        };
+        match draw.below(7) {
+            0 => Self::MaxBatchSize(positive(draw, 5)),
+            1 => Self::MaxBatchWeight(positive(draw, 8)),
+            2 => Self::Interval(Some(positive(draw, 20) as u64)),
+            3 => Self::Interval(None),
+            4 => Self::MaxInFlight(positive(draw, 4)),
+            5 => Self::FlushWhenIdle(draw.one_in(2)),
+            _ => Self::FlushCost(match draw.below(4) {
+                0 => None,
+                1 => draw.pick([Some(u64::MAX), Some(0)]),
+                _ => Some(1 + draw.below(20) as u64),
+            }),
+        }
+    }
+
+    pub(crate) fn make(self, settings: &mut Settings) {
+        match self {
+            Self::Nothing => {}
+            Self::MaxBatchSize(size) => settings.max_batch_size = size,
+            Self::MaxBatchWeight(weight) => settings.max_batch_weight = weight,
+            Self::Interval(interval) => {
+                settings.interval = interval.map_or(Duration::MAX, Duration::from_millis);
+            }
+            Self::MaxInFlight(batches) => settings.max_in_flight = batches,
+            Self::FlushWhenIdle(idle) => settings.flush_when_idle = idle,
+            Self::FlushCost(cost) => settings.flush_cost = cost.map(Duration::from_millis),
         }
     }
 }
@@ -573,10 +682,11 @@ impl Pause {
     }
 }
 
-pub(crate) type OptionWords = [u16; 28];
+pub(crate) type OptionWords = [u16; OPTIONS];
 pub(crate) type BatchWords = [u16; 14];
 pub(crate) type StepWords = [u16; STEP];
 
+const OPTIONS: usize = 28;
 const STEP: usize = 24;
 const MAX_STEPS: usize = 30;
 

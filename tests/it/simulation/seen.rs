@@ -1,9 +1,12 @@
 //! What is seen of one run, and when. The model judges by this alone.
 
-use microbatch::{FlushReason, JobError, ShutdownTimeout, Stats};
+use std::time::Duration;
+
+use microbatch::{FlushReason, JobError, Settings, ShutdownTimeout, Stats};
+use tokio::sync::AcquireError;
 
 use super::doubles::{self, Answer};
-use super::scenario::Job;
+use super::scenario::{Job, Options};
 
 /// A point of the run: the order of all that was seen, and virtual time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -22,6 +25,17 @@ pub(crate) struct Seen {
     /// How many jobs a storage of the user's held since when, and whether that
     /// was after it had been asked for some.
     pub(crate) held: Vec<(Moment, usize, Asked)>,
+    /// What was put in force when; that of the options first.
+    pub(crate) limits: Vec<(Moment, Limits)>,
+    /// Pauses and resumes.
+    pub(crate) pauses: Vec<(Moment, bool)>,
+    /// By how many there were more permits when, or fewer.
+    pub(crate) permits: Vec<(Moment, isize)>,
+    pub(crate) semaphore_closed: Option<Moment>,
+    /// Batches that got no permit.
+    pub(crate) failures: Vec<(Moment, Report)>,
+    /// Changes that were refused.
+    pub(crate) invalid_changes: usize,
     pub(crate) loop_: LoopSeen,
     /// The first `shutdown`, or the drop of the last `MicroBatch`.
     pub(crate) closed: Option<Moment>,
@@ -34,6 +48,45 @@ pub(crate) struct Seen {
     pub(crate) end: Moment,
     /// What was wrong at the moment it was seen.
     pub(crate) blames: Vec<String>,
+}
+
+/// The settings of a time. Times are in milliseconds, and `None` is for ever.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) max_batch_size: usize,
+    pub(crate) max_batch_weight: Option<usize>,
+    pub(crate) interval: Option<u64>,
+    pub(crate) max_in_flight: usize,
+    pub(crate) flush_when_idle: bool,
+    pub(crate) flush_cost: Option<u64>,
+}
+
+impl From<&Options> for Limits {
+    fn from(options: &Options) -> Self {
+        Self {
+            max_batch_size: options.max_batch_size,
+            max_batch_weight: options.max_batch_weight,
+            interval: options.interval,
+            max_in_flight: options.max_in_flight,
+            flush_when_idle: options.flushes_when_idle(),
+            flush_cost: options.cost(),
+        }
+    }
+}
+
+impl From<Settings> for Limits {
+    fn from(settings: Settings) -> Self {
+        let ms = |delay: Duration| u64::try_from(delay.as_millis()).ok();
+        let weight = settings.max_batch_weight;
+        Self {
+            max_batch_size: settings.max_batch_size,
+            max_batch_weight: Some(weight).filter(|weight| *weight < usize::MAX),
+            interval: ms(settings.interval),
+            max_in_flight: settings.max_in_flight,
+            flush_when_idle: settings.flush_when_idle,
+            flush_cost: settings.flush_cost.and_then(ms),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -50,6 +103,8 @@ pub(crate) struct JobSeen {
     /// The storage dropped it.
     pub(crate) lost: bool,
     pub(crate) weighed: bool,
+    /// What a batch might weigh when the job was weighed.
+    pub(crate) limit: Option<usize>,
     pub(crate) dropped: bool,
 }
 
@@ -90,6 +145,8 @@ pub(crate) enum Outcome {
     },
     /// The batch that the error names.
     Failed(Option<usize>),
+    /// The semaphore is closed.
+    NoPermit,
     Panicked(String),
     ResultCount {
         expected: usize,
@@ -116,6 +173,7 @@ impl From<&JobError> for Outcome {
                 weight: *weight,
                 limit: *limit,
             },
+            JobError::Failed(error) if error.is::<AcquireError>() => Self::NoPermit,
             JobError::Failed(error) => {
                 let failure = error.downcast_ref::<doubles::Failure>();
                 Self::Failed(failure.map(|failure| failure.batch))
@@ -206,6 +264,50 @@ impl JobSeen {
 }
 
 impl Seen {
+    /// The settings in force once nothing happens any more at that time.
+    pub(crate) fn limits_at(&self, ms: u64) -> Limits {
+        let before = self.limits.iter().take_while(|(at, _)| at.ms <= ms);
+        before.last().map(|(_, limits)| *limits).expect("the first")
+    }
+
+    /// The settings under which a batch can have been cut that began at that moment.
+    /// That took no time, but other things may have happened in between.
+    pub(crate) fn limits_around(&self, began: Moment) -> impl Iterator<Item = &Limits> {
+        let until = self.limits.iter().skip(1).map(|(at, _)| at.ms);
+        let until = until.chain([u64::MAX]);
+        let in_force = self.limits.iter().zip(until);
+        let in_force =
+            in_force.filter(move |((from, _), until)| *from <= began && *until >= began.ms);
+        in_force.map(|((_, limits), _)| limits)
+    }
+
+    pub(crate) fn max_of_limits(&self, of: impl Fn(&Limits) -> usize) -> usize {
+        let all = self.limits.iter().map(|(_, limits)| of(limits));
+        all.max().unwrap_or(0)
+    }
+
+    /// Whether batches are held back, once nothing happens any more at that time.
+    pub(crate) fn is_paused_at(&self, ms: u64) -> bool {
+        let before = self.pauses.iter().take_while(|(at, _)| at.ms <= ms);
+        let closed = self.closed_from().is_some_and(|closed| closed.ms <= ms);
+        before.last().is_some_and(|(_, paused)| *paused) && !closed
+    }
+
+    /// How many permits there are at that time, with those of the batches.
+    pub(crate) fn permits_at(&self, ms: u64) -> usize {
+        let before = self.permits.iter().take_while(|(at, _)| at.ms <= ms);
+        let count: isize = before.map(|(_, more)| more).sum();
+        count.unsigned_abs()
+    }
+
+    /// Whether anything was changed or paused in that time, after which jobs may
+    /// count as accepted earlier than they were.
+    pub(crate) fn was_steered(&self, from: Moment, to: Moment) -> bool {
+        let changes = self.limits.iter().skip(1).map(|(at, _)| *at);
+        let mut all = changes.chain(self.pauses.iter().map(|(at, _)| *at));
+        all.any(|at| (from..=to).contains(&at))
+    }
+
     /// When the loop knew that it had to stop.
     pub(crate) fn stopped(&self) -> Option<Moment> {
         let began = self.loop_.began?;

@@ -16,6 +16,7 @@ const ALL: &[&str] = &[
     "answered: abandoned",
     "answered: closed",
     "answered: failed",
+    "answered: no permit",
     "answered: not to be weighed",
     "answered: panicked",
     "answered: result",
@@ -23,6 +24,7 @@ const ALL: &[&str] = &[
     "answered: too heavy",
     "batch: error",
     "batch: dropped",
+    "batch: heavier than the limit",
     "batch: panic",
     "batch: well",
     "batch: wrong count",
@@ -43,6 +45,11 @@ const ALL: &[&str] = &[
     "loop: ended",
     "loop: never started",
     "loop: timed out",
+    "paused",
+    "permits: closed",
+    "permits: given and taken",
+    "reconfigured",
+    "reconfigured: refused",
     "refused: try_submit",
     "reservation: dropped",
     "reservation: granted",
@@ -81,6 +88,30 @@ impl Sights {
                 Some(FlushReason::Shutdown) => "flushed by shutdown",
                 Some(_) => "flushed for another reason",
             });
+        }
+        for (at, _) in &seen.pauses {
+            if seen.is_paused_at(at.ms) {
+                see("paused");
+            }
+        }
+        seen.limits.iter().skip(1).for_each(|_| see("reconfigured"));
+        seen.permits
+            .iter()
+            .skip(1)
+            .for_each(|_| see("permits: given and taken"));
+        if seen.semaphore_closed.is_some() {
+            see("permits: closed");
+        }
+        if seen.invalid_changes > 0 {
+            see("reconfigured: refused");
+        }
+        for batch in &seen.batches {
+            let weights = batch.jobs.iter().map(|&id| seen.jobs[id].plan.weight);
+            let weight: usize = weights.sum();
+            let mut around = seen.limits_around(batch.began);
+            if around.all(|limits| limits.max_batch_weight.is_some_and(|limit| weight > limit)) {
+                see("batch: heavier than the limit");
+            }
         }
         for flush in &seen.flushes {
             see(match flush.answered {
@@ -149,6 +180,7 @@ fn job_sight(seen: &Seen, job: &JobSeen) -> &'static str {
             Outcome::Closed => "answered: closed",
             Outcome::TooHeavy { .. } => "answered: too heavy",
             Outcome::Failed(_) => "answered: failed",
+            Outcome::NoPermit => "answered: no permit",
             Outcome::Panicked(_) if batch.is_none() => "answered: not to be weighed",
             Outcome::Panicked(_) => "answered: panicked",
             Outcome::ResultCount { .. } => "answered: result count",

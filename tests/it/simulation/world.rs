@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use microbatch::{CancellationToken, JobError, MicroBatch, TrySubmitError};
+use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinError, JoinHandle};
 use tokio::time::Instant;
 
@@ -14,7 +15,7 @@ use super::doubles::{Answer, Task};
 use super::panics;
 use super::scenario::{self, Ending, Scenario, Storage};
 use super::seen::{
-    Admission, FlushSeen, Handle, JobSeen, Moment, Outcome, Seen, ShutdownSeen, Way,
+    Admission, FlushSeen, Handle, JobSeen, Limits, Moment, Outcome, Seen, ShutdownSeen, Way,
 };
 
 pub(crate) struct World {
@@ -22,6 +23,8 @@ pub(crate) struct World {
     pub(crate) cancel: CancellationToken,
     /// Cancelled when all is over.
     pub(crate) curtain: CancellationToken,
+    /// The permits that batches need, if they need any.
+    pub(crate) semaphore: Option<Arc<Semaphore>>,
     /// One clone for each part that is handed to the builder.
     pub(crate) parts: Arc<()>,
     /// The clones that the driver holds.
@@ -61,12 +64,23 @@ impl World {
             scenario: scenario.clone(),
             cancel: CancellationToken::new(),
             curtain: CancellationToken::new(),
+            semaphore: scenario
+                .options
+                .permits
+                .map(|permits| Arc::new(Semaphore::new(permits))),
             parts: Arc::new(()),
             doors: Mutex::default(),
             kept: Mutex::default(),
             loop_task: Mutex::default(),
             tasks: Mutex::default(),
-            seen: Mutex::default(),
+            seen: Mutex::new(Seen {
+                limits: vec![(Moment::default(), Limits::from(&scenario.options))],
+                permits: vec![(
+                    Moment::default(),
+                    scenario.options.permits.unwrap_or(0).cast_signed(),
+                )],
+                ..Seen::default()
+            }),
             tally: Mutex::default(),
             epoch: OnceLock::new(),
             ms: AtomicU64::new(0),
@@ -203,6 +217,7 @@ impl World {
             batches: Vec::new(),
             lost: false,
             weighed: false,
+            limit: None,
             dropped: false,
         });
         drop(seen);
@@ -239,6 +254,12 @@ impl World {
         let weighed = self.scenario.options.max_batch_weight.is_some();
         let bites = self.seen().jobs[id].plan.bites;
         (weighed && bites).then(|| panics::of_job(id))
+    }
+
+    /// The settings in force.
+    pub(crate) fn limits(&self) -> Limits {
+        let seen = self.seen();
+        seen.limits.last().expect("there are some at first").1
     }
 
     // Reservations.
@@ -390,7 +411,7 @@ impl Door {
     }
 
     pub(crate) fn is_too_heavy(&self, plan: scenario::Job) -> bool {
-        let limit = self.world.scenario.options.max_batch_weight;
+        let limit = self.world.limits().max_batch_weight;
         limit.is_some_and(|limit| plan.weight > limit) && !plan.bites
     }
 
@@ -410,9 +431,14 @@ impl Door {
         let held = stats.queued + stats.pending + stats.processing;
         let done = stats.completed + stats.failed + stats.withdrawn + stats.abandoned;
         let permits = world.tally().permits;
+        let seen = world.seen();
+        // Lower limits leave what there is.
+        let max_batch_size = seen.max_of_limits(|limits| limits.max_batch_size);
+        let max_in_flight = seen.max_of_limits(|limits| limits.max_in_flight);
+        drop(seen);
         let backlog = match options.storage {
-            Storage::Default => options.max_batch_size,
-            _ => options.max_batch_size.max(options.queue_capacity),
+            Storage::Default => max_batch_size,
+            _ => max_batch_size.max(options.queue_capacity),
         };
         let closed = self.micro_batch.is_closed();
         let wrong = [
@@ -422,12 +448,9 @@ impl Door {
                 "beyond the capacity",
             ),
             (stats.pending > backlog, "beyond a full batch"),
+            (stats.in_flight > max_in_flight, "beyond max_in_flight"),
             (
-                stats.in_flight > options.max_in_flight,
-                "beyond max_in_flight",
-            ),
-            (
-                stats.processing > stats.in_flight * options.max_batch_size,
+                stats.processing > stats.in_flight * max_batch_size,
                 "beyond max_batch_size",
             ),
             (

@@ -78,6 +78,8 @@ impl Model for WorkerModel {
             the_loop_does_not_spin
             the_past_is_forgotten
             what_is_told_is_true
+            nothing_goes_while_paused
+            permits_are_where_they_belong
         ];
         properties.push(Property::sometimes("a_stop_drains", |_, state: &State| {
             matches!(state.phase, Phase::Ended { abandoned: None })

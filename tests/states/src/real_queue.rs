@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use crate::engine::queue::{Inbox, Queue, Received, Seen};
+use crate::engine::queue::{Inbox, Queue, QueueOptions, Received, Seen};
 use crate::engine::reply;
 use crate::job::PendingJob;
+use crate::settings::Settings;
+use crate::setup::Setup;
 use crate::state::{Job, State, at};
 
 pub struct RealQueue(Queue<Job, ()>);
@@ -31,8 +33,16 @@ impl Wake for WokenFlag {
 }
 
 impl RealQueue {
-    pub fn new(state: &State, capacity: usize) -> Self {
-        let queue = Self(Queue::new(None, capacity, false, false));
+    pub fn new(state: &State, setup: &Setup) -> Self {
+        let options = QueueOptions {
+            name: None,
+            capacity: setup.capacity,
+            cancel_on_drop: false,
+            custom_storage: false,
+            weighs: true,
+        };
+        let queue = Self(Queue::new(options, state.schedule.policy().settings));
+        queue.steer(state, *state.settings(setup));
         let mut requests = state.flush_requests.iter().peekable();
         for (at, job) in state.queue.iter().enumerate() {
             while requests.next_if(|request| request.ahead == at).is_some() {
@@ -54,6 +64,27 @@ impl RealQueue {
             queue.wake_for_cancel();
         }
         queue
+    }
+
+    /// Brings what users steer into the state.
+    fn steer(&self, state: &State, settings: Settings) {
+        let control = state.control;
+        if control.paused {
+            self.set_paused(true);
+        }
+        match (control.changed, control.paused) {
+            (true, _) => self.reconfigure(settings),
+            (false, true) => drop(self.receive(0, true)),
+            (false, false) => {}
+        }
+    }
+
+    pub fn reconfigure(&self, settings: Settings) {
+        let _ = self.0.reconfigure(settings);
+    }
+
+    pub fn set_paused(&self, paused: bool) {
+        self.0.set_paused(paused);
     }
 
     pub fn submit(&self, job: Job) {

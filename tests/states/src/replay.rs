@@ -14,7 +14,7 @@ use std::time::Duration;
 use microbatch::{
     BatchReport, BatchStorage, CancellationToken, JobHandle, MicroBatch, PendingJob, StartError,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::yield_now;
 use tokio::time::advance;
 
@@ -60,12 +60,16 @@ async fn walk(setup: &Setup, seed: u64, taken: &mut Vec<Action>) -> Result<(), S
         let mut action = *dice.pick(&actions);
         for _ in 0..PATIENCE {
             // Stops are seldom, or most walks would be over soon.
-            if matches!(action, Action::Cancel | Action::Shutdown) {
+            let ends = matches!(
+                action,
+                Action::Cancel | Action::Shutdown | Action::CloseSemaphore
+            );
+            if ends {
                 action = *dice.pick(&actions);
             }
         }
         taken.push(action);
-        real.act(&state, action).await?;
+        real.act(setup, &state, action).await?;
         match action {
             // What is one poll of the real worker is several steps.
             Action::Step(mut prank) => {
@@ -75,7 +79,7 @@ async fn walk(setup: &Setup, seed: u64, taken: &mut Vec<Action>) -> Result<(), S
             }
             _ => state.act(setup, action, &mut |cut| cuts.push(cut)),
         }
-        real.compare(&state, &cuts).await?;
+        real.compare(setup, &state, &cuts).await?;
     }
 }
 
@@ -126,6 +130,7 @@ struct Real {
     batcher: MicroBatch<Job, u8>,
     stage: Shared,
     cancel: CancellationToken,
+    permits: Option<Arc<Semaphore>>,
     run: Task<Result<(), StartError>>,
     ended: Option<Result<(), StartError>>,
     woken: Arc<WokenFlag>,
@@ -167,7 +172,13 @@ impl Real {
         if let Some(cost) = policy.settings.flush_cost {
             builder = builder.flush_cost(cost);
         }
-        if policy.settings.max_batch_weight < usize::MAX {
+        let permits = setup
+            .permits
+            .map(|count| Arc::new(Semaphore::new(count.into())));
+        if let Some(permits) = &permits {
+            builder = builder.permits(Arc::clone(permits));
+        }
+        if setup.weighs() {
             builder =
                 builder.max_batch_weight(policy.settings.max_batch_weight, |job| job.weight.into());
         }
@@ -185,6 +196,7 @@ impl Real {
             batcher,
             stage,
             cancel,
+            permits,
             ended: None,
             woken: Arc::new(WokenFlag(AtomicBool::new(true))),
             handles: Vec::new(),
@@ -193,7 +205,7 @@ impl Real {
         })
     }
 
-    async fn act(&mut self, state: &State, action: Action) -> Result<(), String> {
+    async fn act(&mut self, setup: &Setup, state: &State, action: Action) -> Result<(), String> {
         match action {
             Action::Submit { weight } => {
                 let id = state.submitted;
@@ -227,6 +239,30 @@ impl Real {
                 gate.and_then(|gate| gate.send(()).ok())
                     .ok_or("the processor does not have the batch")?;
             }
+            Action::Reconfigure { choice } => {
+                let settings = setup.choices[usize::from(choice)];
+                let changed = self.batcher.reconfigure(|it| {
+                    it.max_batch_size = settings.max_batch_size;
+                    it.max_batch_weight = settings.max_batch_weight;
+                    it.interval = settings.interval;
+                    it.max_in_flight = settings.max_in_flight;
+                    it.flush_when_idle = settings.flush_when_idle;
+                    it.flush_cost = settings.flush_cost;
+                });
+                changed.map_err(|error| error.to_string())?;
+            }
+            Action::Pause => self.batcher.pause(),
+            Action::Resume => self.batcher.resume(),
+            Action::GrantPermit => self.permits.iter().for_each(|it| it.add_permits(1)),
+            Action::TakePermit => {
+                if let Some(permits) = &self.permits {
+                    permits
+                        .try_acquire()
+                        .map_err(|error| error.to_string())?
+                        .forget();
+                }
+            }
+            Action::CloseSemaphore => self.permits.iter().for_each(|it| it.close()),
             Action::Step(prank) => {
                 lock(&self.stage).prank = prank;
                 self.poll();
@@ -254,7 +290,7 @@ impl Real {
         }
     }
 
-    async fn compare(&mut self, state: &State, cuts: &[Cut]) -> Result<(), String> {
+    async fn compare(&mut self, setup: &Setup, state: &State, cuts: &[Cut]) -> Result<(), String> {
         if let Phase::Ended { .. } = state.phase {
             // It waits for the tasks of its batches.
             for _ in 0..ROUNDS {
@@ -278,7 +314,8 @@ impl Real {
             agree("it was woken", &woken, &(state.phase != Phase::Asleep))?;
         }
         let stage = lock(&self.stage);
-        let should: Vec<_> = cuts.iter().map(|cut| cut.jobs.clone()).collect();
+        let should = cuts.iter().filter(|cut| !cut.failed);
+        let should: Vec<_> = should.map(|cut| cut.jobs.clone()).collect();
         agree("batches", &stage.started, &should)?;
         let told = cuts
             .iter()
@@ -288,6 +325,14 @@ impl Real {
             return Err(format!("{other:?} is none of {told:?}"));
         }
         drop(stage);
+        if let Some(permits) = &self.permits {
+            let available = usize::from(state.semaphore.available);
+            agree("permits", &permits.available_permits(), &available)?;
+        }
+        let paused = self.batcher.is_paused();
+        agree("paused", &paused, &state.control.paused)?;
+        let interval = self.batcher.settings().interval;
+        agree("interval", &interval, &state.settings(setup).interval)?;
         for (id, handle) in self.handles.iter().enumerate() {
             if let Some(handle) = handle {
                 let should = state.answered & (1 << id) != 0;

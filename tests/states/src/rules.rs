@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use crate::report::FlushReason;
+use crate::settings::Settings;
 use crate::setup::{END_OF_TIME, Setup};
-use crate::state::{Fault, Phase, State, at};
+use crate::state::{Fault, Permit, Phase, State, at};
 
 pub const REASONS: [FlushReason; 7] = [
     FlushReason::Size,
@@ -32,27 +33,28 @@ impl State {
 
     /// Whether that is a reason to start a batch at that time.
     pub fn holds(&self, setup: &Setup, reason: FlushReason, now: u8) -> bool {
-        let policy = &setup.policy;
+        let settings = self.settings(setup);
         let jobs = &self.storage;
-        let left_alone = |stalled: u8| !have_passed(policy.settings.interval, stalled, now);
+        let left_alone = |stalled: u8| !have_passed(settings.interval, stalled, now);
         if jobs.is_empty()
-            || self.in_flight.len() >= policy.settings.max_in_flight
+            || self.control.paused
+            || self.in_flight.len() >= settings.max_in_flight
             || self.stalled.is_some_and(left_alone)
         {
             return false;
         }
         match reason {
-            FlushReason::Size => jobs.len() >= policy.settings.max_batch_size,
+            FlushReason::Size => jobs.len() >= settings.max_batch_size,
             FlushReason::Weight => {
                 let weights = jobs.iter().map(|held| usize::from(held.job.weight));
-                weights.sum::<usize>() >= policy.settings.max_batch_weight
+                weights.sum::<usize>() >= settings.max_batch_weight
             }
             FlushReason::Interval => {
-                let waits = |since| have_passed(policy.settings.interval, since, now);
+                let waits = |since| have_passed(settings.interval, since, now);
                 self.oldest().is_some_and(waits)
             }
-            FlushReason::Idle => policy.settings.flush_when_idle && self.in_flight.is_empty(),
-            FlushReason::Cost => policy.settings.flush_cost.is_some_and(|cost| {
+            FlushReason::Idle => settings.flush_when_idle && self.in_flight.is_empty(),
+            FlushReason::Cost => settings.flush_cost.is_some_and(|cost| {
                 let waits = jobs.iter().map(|held| at(now) - at(held.since));
                 waits.sum::<Duration>() >= cost
             }),
@@ -72,6 +74,12 @@ impl State {
             .is_some_and(|stopped| have_passed(timeout, stopped, now))
     }
 
+    /// Whether a batch that is due cannot get its permit.
+    fn lacks_permit(&self, setup: &Setup) -> bool {
+        let semaphore = &self.semaphore;
+        setup.permits.is_some() && semaphore.available == 0 && !semaphore.closed
+    }
+
     /// Whether the worker waits for something to happen, and for nothing else.
     fn is_at_rest(&self) -> bool {
         self.phase == Phase::Asleep && self.timer().is_none() && self.processing().next().is_none()
@@ -82,7 +90,10 @@ pub fn caps_hold(setup: &Setup, state: &State) -> bool {
     !matches!(
         state.fault,
         Some(Fault::Size | Fault::Weight | Fault::Flights)
-    ) && state.in_flight.len() <= setup.policy.settings.max_in_flight
+    ) && setup
+        .choices
+        .iter()
+        .any(|choice| state.in_flight.len() <= choice.max_in_flight)
         && state.queue.len() <= setup.capacity
 }
 
@@ -115,7 +126,8 @@ pub fn every_job_is_in_one_place(_: &Setup, state: &State) -> bool {
 }
 
 pub fn no_due_job_is_left(setup: &Setup, state: &State) -> bool {
-    state.phase != Phase::Asleep || !state.is_due(setup, state.now)
+    let is_left = state.phase == Phase::Asleep && state.is_due(setup, state.now);
+    !is_left || state.lacks_permit(setup)
 }
 
 pub fn no_batch_goes_early(_: &Setup, state: &State) -> bool {
@@ -134,7 +146,10 @@ pub fn the_timer_is_right(setup: &Setup, state: &State) -> bool {
     if state.phase != Phase::Asleep {
         return true;
     }
-    let falls_due = |time: &u8| state.is_due(setup, *time) || state.is_overdue(setup, *time);
+    // A batch that is due already, and lacks its permit, needs no timer.
+    let waits = state.permit.is_waiting();
+    let falls_due =
+        |time: &u8| (!waits && state.is_due(setup, *time)) || state.is_overdue(setup, *time);
     state.timer() == (state.now..END_OF_TIME).find(falls_due)
 }
 
@@ -148,6 +163,7 @@ pub fn no_wake_up_is_lost(setup: &Setup, state: &State) -> bool {
     again.step(setup, &mut None, &mut |_| {});
     again.phase == Phase::Poll
         && again.timer() == state.timer()
+        && again.permit == state.permit
         && again.answered == state.answered
         && again.flush_calls == state.flush_calls
 }
@@ -174,12 +190,18 @@ pub fn a_stop_ends(setup: &Setup, state: &State) -> bool {
     let submitted = (1 << state.submitted) - 1;
     let all = (state.answered | state.leaked) == submitted
         && state.flush_calls.iter().all(|call| call.answered);
-    let waits = state.processing().next().is_some() || state.stalled.is_some();
+    let waits =
+        state.processing().next().is_some() || state.stalled.is_some() || state.lacks_permit(setup);
     match state.phase {
         Phase::Ended { .. } => all && state.fault != Some(Fault::StopTooSoon),
         Phase::Asleep if state.stopped.is_some() => waits && !state.is_overdue(setup, state.now),
         _ => true,
     }
+}
+
+/// Whether nothing but company, a request or a stop lets a job go.
+fn never(settings: &Settings) -> bool {
+    settings.interval == Duration::MAX && !settings.flush_when_idle && settings.flush_cost.is_none()
 }
 
 /// With [`every_run_ends`], this is liveness: a run that ends does so here.
@@ -188,12 +210,13 @@ pub fn nothing_is_stuck(setup: &Setup, state: &State) -> bool {
     let submitted = (1 << state.submitted) - 1;
     let all = over == submitted && state.flush_calls.iter().all(|call| call.answered);
     let asked_for = !state.flushing.is_empty() || state.stopped.is_some();
-    let may_wait = setup.never() && (!asked_for || state.stalled.is_some());
+    let may_wait = never(state.settings(setup)) && (!asked_for || state.stalled.is_some());
+    let may_wait = may_wait || state.control.paused || state.lacks_permit(setup);
     !state.is_at_rest() || all || may_wait
 }
 
 /// Every action of the surroundings uses up a job, a request, a handle, a batch,
-/// a stop, a prank or time; and the worker, left alone, parks. So no run goes on
+/// a stop, a prank, a change, a pause, a permit or time; and the worker, left alone, parks. So no run goes on
 /// for ever, and where there is nothing left to do, the worker has ended.
 pub fn every_run_ends(setup: &Setup, state: &State) -> bool {
     let mut actions = Vec::new();
@@ -219,4 +242,26 @@ pub fn the_past_is_forgotten(_: &Setup, state: &State) -> bool {
 
 pub fn what_is_told_is_true(_: &Setup, state: &State) -> bool {
     !matches!(state.fault, Some(Fault::Queue | Fault::Waited))
+}
+
+pub fn nothing_goes_while_paused(_: &Setup, state: &State) -> bool {
+    state.fault != Some(Fault::Paused)
+}
+
+/// Every permit is free, with a batch, or with the worker; and with the worker only
+/// while a batch is due.
+pub fn permits_are_where_they_belong(setup: &Setup, state: &State) -> bool {
+    let with_batches = state.processing().filter(|batch| batch.permit).count();
+    let with_worker = matches!(state.permit, Permit::Held | Permit::Assigned);
+    let all = usize::from(state.semaphore.available) + with_batches + usize::from(with_worker);
+    let needed = setup.permits.is_some();
+    let in_vain = match state.phase {
+        Phase::Asleep => with_worker || state.permit.is_waiting() != state.is_due(setup, state.now),
+        Phase::Ended { .. } => with_worker,
+        Phase::Turn | Phase::Poll => false,
+    };
+    all == usize::from(state.semaphore.granted)
+        && state.processing().all(|batch| batch.permit == needed)
+        && state.fault != Some(Fault::Permit)
+        && !(needed && in_vain)
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::engine::schedule::Policy;
+use crate::settings::Settings;
 
 /// No run lasts that long, in milliseconds.
 pub const END_OF_TIME: u8 = 200;
@@ -15,6 +16,16 @@ pub struct Setup {
     /// The weights that a job may have.
     pub weights: &'static [u8],
     pub jobs: u8,
+    /// What may be put in force, that of the policy first; how often; and how often
+    /// the worker is paused.
+    pub choices: Vec<Settings>,
+    pub changes: u8,
+    pub pauses: u8,
+    /// How many permits there are at first, if batches need any, and how many the
+    /// surroundings add and take.
+    pub permits: Option<u8>,
+    pub grants: u8,
+    pub takes: u8,
     pub flushes: usize,
     /// How often a storage does not do as it is told.
     pub pranks: u8,
@@ -27,8 +38,14 @@ impl Setup {
     fn new(name: &'static str, policy: Policy) -> Self {
         Self {
             name,
+            choices: vec![policy.settings],
+            changes: 0,
+            pauses: 0,
+            permits: None,
+            grants: 0,
+            takes: 0,
             policy,
-            capacity: 3,
+            capacity: CAPACITY,
             cancel_on_drop: false,
             weights: &[0],
             jobs: 4,
@@ -38,34 +55,50 @@ impl Setup {
         }
     }
 
-    fn weighing(self, limit: usize, weights: &'static [u8]) -> Self {
-        let policy = Policy {
-            max_batch_weight: limit,
-            ..self.policy
-        };
+    fn weighing(mut self, limit: usize, weights: &'static [u8]) -> Self {
+        self.policy.settings.max_batch_weight = limit;
+        self.choices[0] = self.policy.settings;
+        Self { weights, ..self }
+    }
+
+    /// Other settings may be put in force so often.
+    fn changing(mut self, changes: u8, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = self.policy.settings;
+        change(&mut settings);
+        self.choices.push(settings);
+        Self { changes, ..self }
+    }
+
+    fn pausing(self, pauses: u8) -> Self {
+        Self { pauses, ..self }
+    }
+
+    fn permitting(self, permits: u8, grants: u8, takes: u8) -> Self {
         Self {
-            policy,
-            weights,
+            permits: Some(permits),
+            grants,
+            takes,
             ..self
         }
     }
 
+    /// Whether jobs have weights.
+    pub fn weighs(&self) -> bool {
+        let mut choices = self.choices.iter();
+        choices.any(|choice| choice.max_batch_weight < usize::MAX)
+    }
+
     fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
         change(&mut self);
+        self.policy.queue_capacity = self.capacity;
+        self.choices[0] = self.policy.settings;
         self
     }
 
     /// A storage of the user's, which is offered all that the queue holds.
     fn choosing(mut self, pranks: u8) -> Self {
         self.policy.custom_storage = true;
-        self.policy.max_pending = self.policy.max_batch_size.max(self.capacity);
         Self { pranks, ..self }
-    }
-
-    /// Whether nothing but company, a request or a stop lets a job go.
-    pub fn never(&self) -> bool {
-        let policy = &self.policy;
-        policy.interval == Duration::MAX && !policy.flush_when_idle && policy.flush_cost.is_none()
     }
 }
 
@@ -73,17 +106,27 @@ const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
+const CAPACITY: usize = 3;
+
 fn batches(max_batch_size: usize, max_in_flight: usize) -> Policy {
     Policy {
-        max_batch_size,
-        max_batch_weight: usize::MAX,
-        interval: ms(2),
-        max_in_flight,
-        flush_when_idle: false,
-        flush_cost: None,
+        settings: Settings {
+            max_batch_size,
+            interval: ms(2),
+            max_in_flight,
+            ..Settings::DEFAULT
+        },
+        queue_capacity: CAPACITY,
         shutdown_timeout: ms(3),
-        max_pending: max_batch_size,
         custom_storage: false,
+    }
+}
+
+impl Policy {
+    /// The policy with other settings.
+    fn set(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.settings);
+        self
     }
 }
 
@@ -91,19 +134,14 @@ fn batches(max_batch_size: usize, max_in_flight: usize) -> Policy {
 /// and some of it together.
 pub fn all() -> Vec<Setup> {
     let policy = batches;
-    let idle = |size, flights| Policy {
-        flush_when_idle: true,
-        ..batches(size, flights)
+    let idle = |size, flights| batches(size, flights).set(|it| it.flush_when_idle = true);
+    let cost = |size, flights, cost| {
+        batches(size, flights).set(|it| {
+            it.flush_cost = Some(ms(cost));
+            it.interval = ms(9);
+        })
     };
-    let cost = |size, flights, cost| Policy {
-        flush_cost: Some(ms(cost)),
-        interval: ms(9),
-        ..batches(size, flights)
-    };
-    let never = |size, flights| Policy {
-        interval: Duration::MAX,
-        ..batches(size, flights)
-    };
+    let never = |size, flights| batches(size, flights).set(|it| it.interval = Duration::MAX);
     let patient = |policy: Policy| Policy {
         shutdown_timeout: Duration::MAX,
         ..policy
@@ -122,31 +160,20 @@ pub fn all() -> Vec<Setup> {
         Setup::new("weight 2, jobs of 1 and 2, idle", idle(3, 1)).weighing(2, &[1, 2]),
         Setup::new("idle, 2 jobs", idle(2, 1)),
         Setup::new("idle, 3 jobs, 2 in flight", idle(3, 2)),
-        Setup::new("idle, never", {
-            Policy {
-                flush_when_idle: true,
-                ..never(3, 1)
-            }
-        }),
+        Setup::new(
+            "idle, never",
+            never(3, 1).set(|it| it.flush_when_idle = true),
+        ),
         Setup::new("cost 2", cost(3, 1, 2)),
         Setup::new("cost 4, 2 in flight", cost(3, 2, 4)),
         Setup::new("cost 4 and a nanosecond", {
-            Policy {
-                flush_cost: Some(ms(4) + Duration::from_nanos(1)),
-                ..cost(3, 1, 4)
-            }
+            cost(3, 1, 4).set(|it| it.flush_cost = Some(ms(4) + Duration::from_nanos(1)))
         }),
         Setup::new("cost 5 beyond the interval", {
-            Policy {
-                interval: ms(3),
-                ..cost(3, 1, 5)
-            }
+            cost(3, 1, 5).set(|it| it.interval = ms(3))
         }),
         Setup::new("cost 3, idle, 2 in flight", {
-            Policy {
-                flush_when_idle: true,
-                ..cost(2, 2, 3)
-            }
+            cost(2, 2, 3).set(|it| it.flush_when_idle = true)
         }),
         Setup::new("cost 4, weight 3", cost(3, 1, 4)).weighing(3, &[1, 2]),
         Setup::new("never", never(3, 1)),
@@ -189,5 +216,92 @@ pub fn all() -> Vec<Setup> {
             .with(|setup| setup.jobs = 3),
         Setup::new("storage, never", never(2, 1)).choosing(1),
         Setup::new("storage, no end to a stop", patient(policy(2, 1))).choosing(1),
+        Setup::new("never, then an interval and back", never(3, 1))
+            .changing(2, |it| it.interval = ms(2))
+            .with(|setup| setup.jobs = 3),
+        Setup::new("3 jobs, then 1", policy(3, 1))
+            .changing(1, |it| it.max_batch_size = 1)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("1 job, then 3", policy(1, 1))
+            .changing(1, |it| it.max_batch_size = 3)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("never, 3 jobs or 2, paused", never(3, 1))
+            .changing(1, |it| it.max_batch_size = 2)
+            .pausing(1)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("1 in flight or 2", policy(1, 1))
+            .changing(2, |it| it.max_in_flight = 2)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("never, then idle or a cost", never(3, 1))
+            .changing(1, |it| it.flush_when_idle = true)
+            .changing(1, |it| it.flush_cost = Some(ms(3)))
+            .with(|setup| setup.jobs = 3),
+        Setup::new("a cost, then none or another", cost(3, 1, 4))
+            .changing(1, |it| it.flush_cost = None)
+            .changing(1, |it| it.flush_cost = Some(ms(2)))
+            .with(|setup| setup.jobs = 3),
+        Setup::new("weight 3, then 1", policy(3, 1))
+            .weighing(3, &[1, 2])
+            .changing(1, |it| it.max_batch_weight = 1)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("storage, weight 3, then 1", policy(2, 1))
+            .choosing(1)
+            .weighing(3, &[1, 2])
+            .changing(1, |it| it.max_batch_weight = 1)
+            .with(|setup| setup.jobs = 2),
+        Setup::new("cancel on drop, weight 3, then 1", policy(3, 1))
+            .weighing(3, &[1, 2])
+            .changing(1, |it| it.max_batch_weight = 1)
+            .with(|setup| {
+                setup.cancel_on_drop = true;
+                setup.jobs = 3;
+                setup.flushes = 0;
+            }),
+        Setup::new("paused twice", policy(2, 1))
+            .pausing(2)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("paused, idle, 2 in flight", idle(2, 2))
+            .pausing(1)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("paused, storage", policy(2, 1))
+            .choosing(1)
+            .pausing(1)
+            .with(|setup| setup.jobs = 2),
+        Setup::new("paused, no end to a stop, never", patient(never(2, 1)))
+            .pausing(1)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("permits, none at first", policy(2, 1))
+            .permitting(0, 2, 0)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("1 permit, 2 in flight", policy(1, 2))
+            .permitting(1, 1, 1)
+            .with(|setup| {
+                setup.jobs = 3;
+                setup.flushes = 0;
+            }),
+        Setup::new("1 permit, idle, paused", idle(2, 1))
+            .permitting(1, 1, 1)
+            .pausing(1)
+            .with(|setup| setup.jobs = 2),
+        Setup::new("permits, never, no end to a stop", patient(never(2, 1)))
+            .permitting(0, 2, 1)
+            .with(|setup| setup.jobs = 3),
+        Setup::new("permits, cancel on drop, idle", idle(2, 1))
+            .permitting(0, 1, 1)
+            .with(|setup| {
+                setup.cancel_on_drop = true;
+                setup.jobs = 2;
+            }),
+        Setup::new("permits, 2 jobs or 1, 2 in flight", policy(2, 2))
+            .permitting(1, 1, 0)
+            .changing(1, |it| it.max_batch_size = 1)
+            .with(|setup| {
+                setup.jobs = 3;
+                setup.flushes = 0;
+            }),
+        Setup::new("permits, storage", policy(2, 1))
+            .choosing(1)
+            .permitting(0, 2, 0)
+            .with(|setup| setup.jobs = 2),
     ]
 }

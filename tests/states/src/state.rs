@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::engine::schedule::Schedule;
 use crate::real_queue::RealQueue;
 use crate::report::FlushReason;
+use crate::settings::Settings;
 use crate::setup::{END_OF_TIME, Setup};
 
 /// Jobs are numbered in the order in which they are accepted.
@@ -41,6 +42,54 @@ pub struct Queued {
 pub struct Batch {
     pub number: u64,
     pub jobs: Vec<u8>,
+    /// It holds a permit.
+    pub permit: bool,
+}
+
+/// What users steer while the worker runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Control {
+    /// Which of the settings of the setup are in force.
+    pub choice: u8,
+    pub paused: bool,
+    /// The worker has not received it since it changed.
+    pub changed: bool,
+    /// How many changes, and how many pauses, are still to come.
+    pub changes: u8,
+    pub pauses: u8,
+}
+
+/// The semaphore whose permits the batches need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Semaphore {
+    pub available: u8,
+    pub closed: bool,
+    /// How many permits the surroundings have granted in all, less those taken.
+    pub granted: u8,
+    /// How many they may still grant and take.
+    pub grants: u8,
+    pub takes: u8,
+}
+
+/// What the worker has of a permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Permit {
+    None,
+    /// It will wait for one.
+    Asked,
+    /// It waits for one.
+    Waits,
+    /// It waited for one, which is its own now, and has not looked since.
+    Assigned,
+    Held,
+    /// It has found the semaphore closed.
+    Closed,
+}
+
+impl Permit {
+    pub fn is_waiting(self) -> bool {
+        matches!(self, Self::Asked | Self::Waits | Self::Assigned)
+    }
 }
 
 /// A request to flush that the worker has not received.
@@ -82,6 +131,12 @@ pub enum Action {
     Shutdown,
     Advance { to: u8 },
     Finish { batch: u64 },
+    Reconfigure { choice: u8 },
+    Pause,
+    Resume,
+    GrantPermit,
+    TakePermit,
+    CloseSemaphore,
     Step(Option<Prank>),
 }
 
@@ -131,6 +186,8 @@ pub enum Fault {
     StopTooSoon,
     Queue,
     Waited,
+    Paused,
+    Permit,
 }
 
 /// A batch that was started.
@@ -139,6 +196,8 @@ pub struct Cut {
     pub jobs: Vec<u8>,
     pub reason: FlushReason,
     pub waited: Duration,
+    /// There are no permits any more.
+    pub failed: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -173,7 +232,12 @@ pub struct State {
     pub flush_requests: Vec<FlushRequest>,
     pub finished: Vec<u64>,
     pub closed: bool,
+    pub control: Control,
+    /// When the worker last received, where that may matter.
+    pub received_at: u8,
+    pub semaphore: Semaphore,
     /// The worker.
+    pub permit: Permit,
     pub storage: Vec<Held>,
     pub in_flight: Vec<Batch>,
     pub next: u64,
@@ -224,6 +288,22 @@ impl State {
             flush_requests: Vec::new(),
             finished: Vec::new(),
             closed: false,
+            control: Control {
+                choice: 0,
+                paused: false,
+                changed: false,
+                changes: setup.changes,
+                pauses: setup.pauses,
+            },
+            received_at: 0,
+            semaphore: Semaphore {
+                available: setup.permits.unwrap_or(0),
+                closed: false,
+                granted: setup.permits.unwrap_or(0),
+                grants: setup.grants,
+                takes: setup.takes,
+            },
+            permit: Permit::None,
             storage: Vec::new(),
             in_flight: Vec::new(),
             next: 0,
@@ -238,7 +318,16 @@ impl State {
 
     /// When the timer goes off.
     pub fn timer(&self) -> Option<u8> {
-        self.schedule.deadline().map(rounded)
+        let deadline = match self.permit.is_waiting() {
+            true => self.schedule.stop_deadline(),
+            false => self.schedule.deadline(),
+        };
+        deadline.map(rounded)
+    }
+
+    /// The settings that the users have put in force.
+    pub fn settings<'a>(&self, setup: &'a Setup) -> &'a Settings {
+        &setup.choices[usize::from(self.control.choice)]
     }
 
     /// The batches that the processor has not finished.
@@ -262,7 +351,9 @@ impl State {
             Phase::Asleep => {}
         }
         if !self.closed && self.submitted < setup.jobs {
+            let limit = self.settings(setup).max_batch_weight;
             let weights = setup.weights.iter();
+            let weights = weights.filter(|weight| usize::from(**weight) <= limit);
             actions.extend(weights.map(|weight| Action::Submit { weight: *weight }));
         }
         if setup.cancel_on_drop {
@@ -281,6 +372,24 @@ impl State {
         actions.extend(processing.map(|batch| Action::Finish {
             batch: batch.number,
         }));
+        if !self.closed {
+            let control = self.control;
+            let choices = 0..u8::try_from(setup.choices.len()).unwrap_or(u8::MAX);
+            let others = choices.filter(|choice| *choice != control.choice && control.changes > 0);
+            actions.extend(others.map(|choice| Action::Reconfigure { choice }));
+            if control.paused {
+                actions.push(Action::Resume);
+            } else if control.pauses > 0 {
+                actions.push(Action::Pause);
+            }
+        }
+        if setup.permits.is_some() && !self.semaphore.closed {
+            let semaphore = self.semaphore;
+            actions.extend((semaphore.grants > 0).then_some(Action::GrantPermit));
+            let takes = semaphore.takes > 0 && semaphore.available > 0;
+            actions.extend(takes.then_some(Action::TakePermit));
+            actions.push(Action::CloseSemaphore);
+        }
         // The clock means nothing to a worker that has nothing pending.
         if !self.storage.is_empty() || self.stopped.is_some() {
             let timer = self.timer().filter(|_| self.phase == Phase::Asleep);
@@ -346,10 +455,48 @@ impl State {
             Action::Finish { batch } => {
                 self.notify(setup, |queue| queue.finish(batch));
                 let jobs = self.processing().find(|running| running.number == batch);
+                let permit = jobs.is_some_and(|batch| batch.permit);
                 for id in jobs.map_or_else(Vec::new, |batch| batch.jobs.clone()) {
                     self.answer(id);
                 }
                 self.finished.push(batch);
+                if permit {
+                    self.give_back_permit();
+                }
+            }
+            Action::Reconfigure { choice } => {
+                let settings = setup.choices[usize::from(choice)];
+                self.notify(setup, |queue| queue.reconfigure(settings));
+                self.control.changes -= 1;
+                self.control.choice = choice;
+                self.change_control();
+            }
+            Action::Pause => {
+                self.notify(setup, |queue| queue.set_paused(true));
+                self.control.pauses -= 1;
+                self.control.paused = true;
+                self.change_control();
+            }
+            Action::Resume => {
+                self.notify(setup, |queue| queue.set_paused(false));
+                self.control.paused = false;
+                self.change_control();
+            }
+            Action::GrantPermit => {
+                self.semaphore.grants -= 1;
+                self.semaphore.granted += 1;
+                self.give_back_permit();
+            }
+            Action::TakePermit => {
+                self.semaphore.takes -= 1;
+                self.semaphore.granted -= 1;
+                self.semaphore.available -= 1;
+            }
+            Action::CloseSemaphore => {
+                self.semaphore.closed = true;
+                if self.permit == Permit::Waits {
+                    self.rouse();
+                }
             }
             Action::Step(mut prank) => self.step(setup, &mut prank, seen),
         }
@@ -371,7 +518,7 @@ impl State {
         if !self.parked {
             return;
         }
-        match RealQueue::new(self, setup.capacity).wakes(self, event) {
+        match RealQueue::new(self, setup).wakes(self, event) {
             Some(false) => {}
             Some(true) => self.wake(),
             None if self.phase == Phase::Poll => self.parked = false,
@@ -381,9 +528,36 @@ impl State {
 
     /// The queue wakes the worker.
     fn wake(&mut self) {
-        self.phase = Phase::Poll;
+        self.rouse();
         self.parked = false;
         self.extend_last(0);
+    }
+
+    /// Wakes the worker, if it sleeps.
+    fn rouse(&mut self) {
+        if self.phase == Phase::Asleep {
+            self.phase = Phase::Poll;
+        }
+    }
+
+    /// What `change_control` does besides.
+    fn change_control(&mut self) {
+        self.control.changed = true;
+        let last = self.queue.iter().rev().find_map(|queued| queued.since);
+        let since = last.unwrap_or(0).max(self.received_at);
+        for queued in &mut self.queue {
+            queued.since.get_or_insert(since);
+        }
+    }
+
+    /// A permit is free, or that of the worker if it waits.
+    fn give_back_permit(&mut self) {
+        if self.permit == Permit::Waits && !self.semaphore.closed {
+            self.permit = Permit::Assigned;
+            self.rouse();
+        } else {
+            self.semaphore.available += 1;
+        }
     }
 
     /// Records when the newest job of the queue was accepted, if that is needed.
@@ -467,6 +641,7 @@ impl State {
 
     fn close(&mut self) {
         self.closed = true;
+        self.control.paused = false;
         for job in mem::take(&mut self.waiters) {
             self.answer(job.id);
         }
@@ -501,11 +676,8 @@ impl State {
         if self.schedule.is_overdue(now) && !self.is_drained() {
             return self.end(setup, true);
         }
-        if let Some(reason) = self.schedule.due(now) {
-            self.flush(setup, prank, reason, seen);
-            if !self.queue.is_empty() || self.schedule.due(now).is_some() {
-                return;
-            }
+        if self.flush_if_due(setup, prank, seen) {
+            return;
         }
         self.reply_to_flushes();
         if self.is_drained() {
@@ -513,6 +685,78 @@ impl State {
         }
         self.phase = Phase::Poll;
         self.forget_the_past(setup);
+    }
+
+    fn flush_if_due(
+        &mut self,
+        setup: &Setup,
+        prank: &mut Option<Prank>,
+        seen: &mut dyn FnMut(Cut),
+    ) -> bool {
+        let now = at(self.now);
+        let Some(reason) = self.schedule.due(now) else {
+            self.release_permit();
+            return false;
+        };
+        if setup.permits.is_some() {
+            let Some(permit) = self.take_permit() else {
+                return false;
+            };
+            self.flush(setup, prank, reason, permit, seen);
+        } else {
+            self.flush(setup, prank, reason, false, seen);
+        }
+        !self.queue.is_empty() || self.schedule.due(now).is_some()
+    }
+
+    /// Returns whether there is a permit, or `false` if there will be none any more.
+    fn take_permit(&mut self) -> Option<bool> {
+        match self.permit {
+            Permit::Held => {
+                self.permit = Permit::None;
+                Some(true)
+            }
+            Permit::Closed => {
+                self.permit = Permit::None;
+                Some(false)
+            }
+            Permit::None if self.semaphore.available > 0 && !self.semaphore.closed => {
+                self.semaphore.available -= 1;
+                Some(true)
+            }
+            Permit::None => {
+                self.permit = Permit::Asked;
+                None
+            }
+            Permit::Asked | Permit::Waits | Permit::Assigned => None,
+        }
+    }
+
+    fn release_permit(&mut self) {
+        let has_one = matches!(self.permit, Permit::Held | Permit::Assigned);
+        self.semaphore.available += u8::from(has_one);
+        if self.permit != Permit::Closed {
+            self.permit = Permit::None;
+        }
+    }
+
+    /// Polls the permit that is waited for, and returns whether that is over.
+    fn poll_permit(&mut self) -> bool {
+        if !self.permit.is_waiting() {
+            return false;
+        }
+        if self.semaphore.closed {
+            self.release_permit();
+            self.permit = Permit::Closed;
+        } else if self.permit == Permit::Assigned {
+            self.permit = Permit::Held;
+        } else if self.permit == Permit::Asked && self.semaphore.available > 0 {
+            self.semaphore.available -= 1;
+            self.permit = Permit::Held;
+        } else {
+            self.permit = Permit::Waits;
+        }
+        self.permit != Permit::Waits
     }
 
     fn is_drained(&self) -> bool {
@@ -528,6 +772,14 @@ impl State {
             return;
         }
         let mut fresh = Schedule::new(setup.policy.clone(), at(0));
+        if self.schedule.may_be_overweight() {
+            fresh.reconfigure(Settings {
+                max_batch_weight: usize::MAX,
+                ..Settings::DEFAULT
+            });
+        }
+        fresh.reconfigure(*self.settings(setup));
+        fresh.set_paused(self.control.paused);
         self.in_flight.iter().for_each(|_| fresh.batch_started());
         let with_a_job = |pending: &Schedule| {
             let mut pending = pending.clone();
@@ -539,10 +791,11 @@ impl State {
         }
         self.schedule = fresh;
         self.now = 0;
+        self.received_at = 0;
     }
 
     fn poll(&mut self, setup: &Setup) {
-        let queue = RealQueue::new(self, setup.capacity);
+        let queue = RealQueue::new(self, setup);
         let over = self.timer().is_some_and(|timer| timer <= self.now);
         let was_parked = self.parked;
         self.parked = self.withdrawn_pending.is_empty() && queue.wakes(self, |_| {}).is_some();
@@ -550,7 +803,8 @@ impl State {
             self.record_rest();
         }
         self.check_at = self.schedule.wants().is_none().then(|| self.next_first());
-        self.phase = if over || !self.parked {
+        let permitted = self.parked && self.poll_permit();
+        self.phase = if over || permitted || !self.parked {
             Phase::Turn
         } else {
             Phase::Asleep
@@ -569,7 +823,9 @@ impl State {
             self.parked = false;
         }
         self.record_rest();
-        let queue = RealQueue::new(self, setup.capacity);
+        let steered = self.control.changes > 0 || self.control.pauses > 0 || self.control.paused;
+        self.received_at = if steered { self.now } else { 0 };
+        let queue = RealQueue::new(self, setup);
         let mut room = self.schedule.take_limit();
         if flushing && room <= self.flush_ahead + self.flush_withdrawn {
             room = room.min(self.flush_ahead);
@@ -603,6 +859,20 @@ impl State {
             }
             self.flushing.extend(requests);
             self.schedule.request_flush(ahead);
+            self.stalled = None;
+        }
+        let control = self.control;
+        let told = received.control.map(|it| (it.settings, it.paused));
+        let should = control
+            .changed
+            .then(|| (*self.settings(setup), control.paused));
+        if told != should {
+            self.fault = Some(Fault::Queue);
+        }
+        if let Some((settings, paused)) = told {
+            self.schedule.reconfigure(settings);
+            self.schedule.set_paused(paused);
+            self.control.changed = false;
             self.stalled = None;
         }
         if received.taken > 0 {
@@ -688,8 +958,12 @@ impl State {
         setup: &Setup,
         prank: &mut Option<Prank>,
         mut reason: FlushReason,
+        permit: bool,
         seen: &mut dyn FnMut(Cut),
     ) {
+        if self.control.paused {
+            self.fault = Some(Fault::Paused);
+        }
         if !self.holds(setup, reason, self.now) {
             self.fault = Some(Fault::NotDue);
         }
@@ -711,26 +985,42 @@ impl State {
                 self.schedule.stall(at(self.now));
                 self.stalled = Some(self.now);
             }
+            self.semaphore.available += u8::from(permit);
             return;
         }
-        if reason == FlushReason::Size
-            && heavy
-            && taken.len() < setup.policy.settings.max_batch_size
+        if reason == FlushReason::Size && heavy && taken.len() < self.settings(setup).max_batch_size
         {
             reason = FlushReason::Weight;
         }
-        self.start_batch(setup, &taken);
+        self.start_batch(setup, &taken, permit);
+        let failed = setup.permits.is_some() && !permit;
+        if failed {
+            if !self.semaphore.closed {
+                self.fault = Some(Fault::Permit);
+            }
+            // The batch ends where it began.
+            self.finished.push(self.next - 1);
+            taken.iter().for_each(|job| self.answer(job.id));
+        }
         seen(Cut {
             jobs: taken.iter().map(|job| job.id).collect(),
             reason,
             waited,
+            failed,
         });
     }
 
     fn cut(&mut self, setup: &Setup, prank: &mut Option<Prank>) -> Vec<Job> {
         let policy = &setup.policy;
         let mut taken = self.give(setup, prank);
-        let fits = fitting(setup, &taken);
+        let mut fits = fitting(self.settings(setup), &taken);
+        if fits == 0 && self.schedule.may_be_overweight() {
+            // A job that was accepted under another limit goes alone.
+            if taken.is_empty() && !self.storage.is_empty() {
+                taken.push(self.storage.remove(0));
+            }
+            fits = taken.len().min(1);
+        }
         self.storage.extend(taken.drain(fits..));
         let jobs: Vec<Job> = taken.iter().map(|held| held.job).collect();
         if policy.custom_storage || setup.cancel_on_drop {
@@ -753,14 +1043,14 @@ impl State {
     fn give(&mut self, setup: &Setup, prank: &mut Option<Prank>) -> Vec<Held> {
         let played = *prank;
         if !self.plays(prank, |prank| prank != Prank::Refuse) {
-            let fits = fitting(setup, &self.storage);
+            let fits = fitting(self.settings(setup), &self.storage);
             return self.storage.drain(..fits).collect();
         }
         match played {
             Some(Prank::Evict) => {
                 let oldest = self.storage.drain(..1).collect::<Vec<_>>();
                 self.lose(oldest);
-                let fits = fitting(setup, &self.storage);
+                let fits = fitting(self.settings(setup), &self.storage);
                 self.storage.drain(..fits).collect()
             }
             Some(Prank::Clear) => {
@@ -781,21 +1071,23 @@ impl State {
         }
     }
 
-    fn start_batch(&mut self, setup: &Setup, jobs: &[Job]) {
-        let policy = &setup.policy;
+    fn start_batch(&mut self, setup: &Setup, jobs: &[Job], permit: bool) {
+        let settings = self.settings(setup);
         let weight: usize = jobs.iter().map(|job| usize::from(job.weight)).sum();
-        if jobs.len() > policy.settings.max_batch_size {
+        if jobs.len() > settings.max_batch_size {
             self.fault = Some(Fault::Size);
         }
-        if weight > policy.settings.max_batch_weight {
+        // A job that is heavier than a batch may be, goes alone.
+        if weight > settings.max_batch_weight && jobs.len() > 1 {
             self.fault = Some(Fault::Weight);
         }
         self.in_flight.push(Batch {
             number: self.next,
             jobs: jobs.iter().map(|job| job.id).collect(),
+            permit,
         });
         self.next += 1;
-        if self.in_flight.len() > policy.settings.max_in_flight {
+        if self.in_flight.len() > settings.max_in_flight {
             self.fault = Some(Fault::Flights);
         }
         self.schedule.batch_started();
@@ -853,6 +1145,9 @@ impl State {
         for id in left {
             self.answer(id);
         }
+        let permits = self.processing().filter(|batch| batch.permit).count();
+        self.semaphore.available += u8::try_from(permits).unwrap_or(u8::MAX);
+        self.release_permit();
         self.in_flight.clear();
         for request in &mut self.flush_calls {
             request.answered = true;
@@ -865,9 +1160,9 @@ fn bit(id: u8) -> u8 {
 }
 
 /// Returns how many of the jobs, from the first, may go together.
-fn fitting(setup: &Setup, jobs: &[Held]) -> usize {
-    let mut room = setup.policy.settings.max_batch_weight;
-    let first = jobs.iter().take(setup.policy.settings.max_batch_size);
+fn fitting(settings: &Settings, jobs: &[Held]) -> usize {
+    let mut room = settings.max_batch_weight;
+    let first = jobs.iter().take(settings.max_batch_size);
     first
         .map_while(|held| {
             room = room.checked_sub(held.job.weight.into())?;

@@ -13,19 +13,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::coop;
 
 /// A fair semaphore with one permit.
-pub(crate) struct InOrder(Arc<Semaphore>);
+pub(super) struct InOrder(Arc<Semaphore>);
 
 /// The permit of one batch. Dropping it begins the turn of the next batch.
-pub(crate) type Turn = Option<OwnedSemaphorePermit>;
+pub(super) type Turn = Option<OwnedSemaphorePermit>;
 
 impl InOrder {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Arc::new(Semaphore::new(1)))
     }
 
     /// Waits for this batch's turn. Turns come in the order of the calls, not of the
     /// first polls.
-    pub(crate) fn enter(&self) -> impl Future<Output = Turn> + Send + 'static + use<> {
+    pub(super) fn enter(&self) -> impl Future<Output = Turn> + Send + 'static + use<> {
         let mut acquire = Box::pin(Arc::clone(&self.0).acquire_owned());
         // The first poll puts it among the waiters of the semaphore, which is fair.
         let polled = pin!(coop::unconstrained(acquire.as_mut()))
