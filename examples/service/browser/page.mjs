@@ -1,4 +1,5 @@
-// node page.mjs SERVICE CHROMIUM FOLDER: what a visitor can do, and screenshots of it.
+// node page.mjs SERVICE CHROMIUM FOLDER [PICTURE]: what a visitor can do, screenshots of it,
+// and the picture of the README.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -6,9 +7,11 @@ import { once } from "node:events";
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
-const [service, executablePath, folder] = process.argv.slice(2);
+const [service, executablePath, folder, picture] = process.argv.slice(2);
 
 const children = [];
+
+const browser = await chromium.launch({ executablePath, args: process.getuid() === 0 ? ["--no-sandbox"] : [] });
 
 /// Starts the service, and returns it and its address.
 async function start() {
@@ -127,7 +130,17 @@ const steps = {
   },
 };
 
-const browser = await chromium.launch({ executablePath, args: process.getuid() === 0 ? ["--no-sandbox"] : [] });
+/// The upper half of the page, while the largest batch is changed and changed back.
+async function paint(page) {
+  await page.locator("#load").click();
+  for (const size of ["128", "12", "128"]) {
+    await page.locator("#size").fill(size);
+    await page.waitForTimeout(10500);
+  }
+  await page.evaluate(() => document.activeElement.blur());
+  await page.screenshot({ path: picture, clip: { x: 0, y: 0, width: 1040, height: 660 } });
+}
+
 try {
   const first = await start();
   const page = await open(browser, first.address, { colorScheme: "light" });
@@ -145,8 +158,9 @@ try {
 
   console.log("so does ctrl-c");
   const second = await start();
-  const other = await open(browser, second.address);
-  await other.locator("#load").click();
+  const other = await open(browser, second.address, { colorScheme: "light" });
+  if (picture) await paint(other);
+  else await other.locator("#load").click();
   await other.waitForTimeout(1000);
   second.child.kill("SIGINT");
   await other.locator("#status", { hasText: /^Stopped and drained/ }).waitFor({ timeout: 8000 });

@@ -48,13 +48,13 @@ impl From<StoreError> for ServiceError {
 
 impl From<JsonRejection> for ServiceError {
     fn from(rejection: JsonRejection) -> Self {
-        Self::Bad(rejection.status(), rejection.body_text())
+        Self::Bad(rejection.status(), lowercase(&rejection.body_text()))
     }
 }
 
 impl From<PathRejection> for ServiceError {
     fn from(rejection: PathRejection) -> Self {
-        Self::Bad(rejection.status(), rejection.body_text())
+        Self::Bad(rejection.status(), lowercase(&rejection.body_text()))
     }
 }
 
@@ -65,6 +65,13 @@ impl From<ReconfigureError> for ServiceError {
             error => Self::unprocessable(format!("{:#}", anyhow::Error::from(error))),
         }
     }
+}
+
+/// Makes axum's sentences look like ours.
+fn lowercase(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().into_iter().flat_map(char::to_lowercase);
+    first.chain(letters.as_str().chars()).collect()
 }
 
 impl IntoResponse for ServiceError {
