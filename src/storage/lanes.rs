@@ -84,19 +84,25 @@ pub struct Lanes<J, R> {
     last: usize,
     lane_of: Box<dyn Fn(&J) -> usize + Send>,
     age: Option<Duration>,
+    /// How many batches were taken.
+    turns: u64,
 }
 
 /// The jobs of a lane, each with the time when it was accepted.
 struct Lane<J, R> {
     jobs: VecDeque<(Instant, PendingJob<J, R>)>,
     /// When a batch last took jobs from it and left these.
-    served: Option<Instant>,
+    served: Option<Turn>,
 }
 
+/// When a batch was taken, and its number, because several may be taken at one time.
+type Turn = (Instant, u64);
+
 impl<J, R> Lane<J, R> {
-    /// Since when the lane is passed over.
-    fn passed_over_since(&self) -> Option<Instant> {
-        let oldest = self.jobs.front().map(|(accepted, _)| *accepted);
+    /// Since when the lane is passed over: since its oldest job was accepted, or since the
+    /// last turn of the lane, if that came later.
+    fn passed_over_since(&self) -> Option<Turn> {
+        let oldest = self.jobs.front().map(|(accepted, _)| (*accepted, 0));
         oldest.max(self.served)
     }
 }
@@ -119,6 +125,7 @@ impl<J, R> Lanes<J, R> {
             last: lanes.saturating_sub(1),
             lane_of: Box::new(lane),
             age: None,
+            turns: 0,
         }
     }
 
@@ -151,7 +158,7 @@ impl<J, R> Lanes<J, R> {
         };
         let overdue = |lane: &Lane<J, R>| {
             let since = lane.passed_over_since()?;
-            (now.saturating_duration_since(since) >= age).then_some(since)
+            (now.saturating_duration_since(since.0) >= age).then_some(since)
         };
         let lanes = self.lanes.iter().map(|(number, lane)| {
             let since = overdue(lane);
@@ -185,6 +192,7 @@ impl<J: Send + 'static, R: Send + 'static> BatchStorage<J, R> for Lanes<J, R> {
 
     fn take(&mut self, max_jobs: usize, max_weight: usize) -> Vec<PendingJob<J, R>> {
         let now = Instant::now();
+        self.turns += 1;
         let mut batch = Vec::new();
         let mut room = max_weight;
         'batch: for number in self.order(now) {
@@ -198,7 +206,7 @@ impl<J: Send + 'static, R: Send + 'static> BatchStorage<J, R> for Lanes<J, R> {
                 room -= next.weight();
                 // A withdrawn job is left out of the batch.
                 if !next.is_withdrawn() {
-                    lane.served = Some(now);
+                    lane.served = Some((now, self.turns));
                 }
                 batch.extend(lane.jobs.pop_front().map(|(_, job)| job));
             }

@@ -409,8 +409,8 @@ async fn results_of_a_wrong_number_may_panic_when_coalesce_drops_them() {
 
 #[cfg(feature = "retry")]
 mod retry {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, OnceLock};
 
     use tracing_subscriber::layer::{Layer, SubscriberExt};
 
@@ -556,6 +556,10 @@ mod retry {
     pub(super) fn deaf(
         module: &'static str,
     ) -> (impl tracing::Subscriber + Send + Sync, Arc<AtomicBool>) {
+        // With a second one, a test without any does not decide for all whether an event
+        // is of interest.
+        static SECOND: OnceLock<tracing::Dispatch> = OnceLock::new();
+        SECOND.get_or_init(|| tracing::Dispatch::new(tracing_subscriber::registry()));
         let heard = Arc::new(AtomicBool::new(false));
         let layer = Deaf(module, Arc::clone(&heard));
         (tracing_subscriber::registry().with(layer), heard)

@@ -153,10 +153,7 @@ async fn with_an_age_of_zero_lanes_take_turns() {
         handles.extend(submit(&batcher, [job]));
         settle().await;
     }
-    for _ in 0..6 {
-        gate.pass(1);
-        settle().await;
-    }
+    gate.pass(9);
     results(handles).await;
     let expected = [[1, 2], [3, 4], [100, 101], [200, 201], [102, 202]];
     assert_eq!(gate.batches(), expected);
@@ -264,12 +261,13 @@ fn lanes_show_their_options() {
 }
 
 /// The jobs that a storage of so many lanes holds, in the order in which they came, and
-/// when a batch last took from each lane and left something.
+/// when a batch last took from each lane and left something, with the number of the batch.
 struct Model {
     last: u32,
     age: Option<Duration>,
     held: Vec<(u32, Instant)>,
-    served: BTreeMap<u32, Instant>,
+    served: BTreeMap<u32, (Instant, u32)>,
+    taken: u32,
     /// How many batches have passed over a lane since its age.
     overdue: BTreeMap<u32, u32>,
 }
@@ -279,17 +277,18 @@ impl Model {
         kind(job).min(self.last)
     }
 
-    fn since(&self, lane: u32) -> Option<Instant> {
+    fn since(&self, lane: u32) -> Option<(Instant, u32)> {
         let mut held = self.held.iter();
         let (_, oldest) = held.find(|(job, _)| self.lane(*job) == lane)?;
-        Some(self.served.get(&lane).map_or(*oldest, |at| *oldest.max(at)))
+        let oldest = (*oldest, 0);
+        Some(self.served.get(&lane).map_or(oldest, |at| oldest.max(*at)))
     }
 
     fn is_overdue(&self, lane: u32, at: Instant) -> bool {
         let since = self.since(lane);
         self.age
             .zip(since)
-            .is_some_and(|(age, since)| at - since >= age)
+            .is_some_and(|(age, (since, _))| at - since >= age)
     }
 
     fn take(&self, max_jobs: usize, max_weight: usize, at: Instant) -> Vec<u32> {
@@ -308,6 +307,7 @@ impl Model {
 
     /// Lets the batch go, and fails if a lane has been passed over for too long.
     fn served(&mut self, batch: &[u32], at: Instant) -> Result<(), TestCaseError> {
+        self.taken += 1;
         for lane in 0..=self.last {
             let served = batch.iter().any(|job| self.lane(*job) == lane);
             if served || !self.is_overdue(lane, at) {
@@ -324,7 +324,7 @@ impl Model {
             if !left {
                 self.served.remove(&lane);
             } else if batch.iter().any(|job| self.lane(*job) == lane) {
-                self.served.insert(lane, at);
+                self.served.insert(lane, (at, self.taken));
             }
         }
         Ok(())
@@ -354,6 +354,7 @@ proptest! {
             age,
             held: Vec::new(),
             served: BTreeMap::new(),
+            taken: 0,
             overdue: BTreeMap::new(),
         };
         for event in script.play(storage)? {
