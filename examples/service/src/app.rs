@@ -12,6 +12,7 @@ use crate::callers::Callers;
 use crate::events::{self, Sample};
 use crate::flight::Flight;
 use crate::inserts::{Batched, RowByRow};
+use crate::metrics::Metrics;
 use crate::settings::QUEUE_CAPACITY;
 use crate::store::{Store, StoreError};
 
@@ -20,6 +21,7 @@ pub struct App {
     pub batched: Batched,
     pub loads: MicroBatch<i64, Option<Flight>>,
     pub batches: Arc<BatchLog>,
+    pub metrics: Metrics,
     pub callers: Callers,
     pub samples: watch::Receiver<Arc<Sample>>,
     /// From where settings may be changed.
@@ -37,15 +39,16 @@ impl App {
     ) -> anyhow::Result<Arc<Self>> {
         let store = Arc::new(store);
         let batches = Arc::new(BatchLog::default());
+        let metrics = Metrics::new()?;
+        let inserts =
+            metrics.of(|| batch_inserts(Arc::clone(&store), Arc::clone(&batches), stop.clone()))?;
+        let loads = metrics.of(|| batch_loads(Arc::clone(&store), stop.clone()))?;
         let (sender, samples) = watch::channel(Arc::default());
         let app = Arc::new(Self {
-            row_by_row: RowByRow::new(Arc::clone(&store)),
-            batched: Batched::new(batch_inserts(
-                Arc::clone(&store),
-                Arc::clone(&batches),
-                stop.clone(),
-            )?),
-            loads: batch_loads(store, stop.clone())?,
+            row_by_row: RowByRow::new(store),
+            batched: Batched::new(inserts),
+            loads,
+            metrics,
             batches,
             callers: Callers::new(Flight::samples()?, stop.clone()),
             samples,

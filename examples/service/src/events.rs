@@ -50,6 +50,7 @@ pub async fn sample(app: Arc<App>, sender: watch::Sender<Arc<Sample>>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     while app.stop.run_until_cancelled(ticks.tick()).await.is_some() {
         app.callers.expire();
+        app.metrics.upkeep();
         let _ = sender.send(Arc::new(Sample::take(&app, started)));
     }
     // `main` reports how the stop went.

@@ -28,7 +28,7 @@ impl RowByRow {
             room: Semaphore::new(QUEUE_CAPACITY + writers),
             // Each commit waits for at most one batch, and each batch for one commit.
             writers: Semaphore::new(writers),
-            meter: Meter::new(),
+            meter: Meter::default(),
         }
     }
 
@@ -55,7 +55,7 @@ impl Batched {
     pub fn new(batcher: MicroBatch<Flight, i64>) -> Self {
         Self {
             batcher,
-            meter: Meter::new(),
+            meter: Meter::default(),
         }
     }
 

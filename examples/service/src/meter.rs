@@ -38,18 +38,6 @@ pub struct Reading {
 }
 
 impl Meter {
-    pub fn new() -> Self {
-        Self {
-            stored: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            latencies: Mutex::new(Latencies {
-                current: histogram(),
-                before: VecDeque::with_capacity(WINDOWS),
-            }),
-        }
-    }
-
     /// Awaits an insert, and counts how it ends and how long it takes.
     pub async fn measure(
         &self,
@@ -78,10 +66,6 @@ impl Meter {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
-    }
-
     /// Returns the counts so far and the recent latencies, whose window it moves on. The
     /// commits are as many as the jobs.
     pub fn read(&self) -> Reading {
@@ -108,10 +92,24 @@ impl Meter {
         Reading {
             commits: jobs,
             jobs,
-            refused: self.refused(),
+            refused: self.refused.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
             p50: quantile(0.5),
             p99: quantile(0.99),
+        }
+    }
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self {
+            stored: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            latencies: Mutex::new(Latencies {
+                current: histogram(),
+                before: VecDeque::with_capacity(WINDOWS),
+            }),
         }
     }
 }

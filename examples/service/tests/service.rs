@@ -242,9 +242,19 @@ async fn a_full_queue_is_answered_503_and_when_to_try_again() {
     assert_eq!(stored.status, StatusCode::CREATED);
     let metrics = String::from_utf8(service.get("/metrics").await.body.into()).unwrap();
     let refused = refused_before + 1;
-    let line =
-        format!("microbatch_jobs_refused_total{{batcher=\"inserts\",why=\"full\"}} {refused}\n");
-    assert!(metrics.contains(&line), "{metrics}");
+    let mut lines = metrics.lines().filter(|line| {
+        line.starts_with("microbatch_jobs_refused_total{")
+            && line.contains("batcher=\"inserts\"")
+            && line.contains("why=\"full\"")
+    });
+    let line = lines.next().unwrap();
+    assert_eq!(
+        line.rsplit(' ').next().unwrap(),
+        refused.to_string(),
+        "{line}"
+    );
+    let histogram = "microbatch_batch_size_bucket{batcher=\"inserts\"";
+    assert!(metrics.contains(histogram), "{metrics}");
 }
 
 const HOSTILE: [&str; 7] = [
