@@ -357,6 +357,13 @@ where
         self.key_map.0.stats()
     }
 
+    /// Records the metrics of all keys that have jobs, as
+    /// `MicroBatch::record_metrics` does.
+    #[cfg(feature = "metrics")]
+    pub fn record_metrics(&self) {
+        self.key_map.0.record_metrics();
+    }
+
     /// Returns whether jobs are no longer accepted.
     #[must_use]
     pub fn is_closed(&self) -> bool {

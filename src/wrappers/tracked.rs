@@ -330,6 +330,12 @@ where
         self.micro_batch.is_paused()
     }
 
+    /// Records the metrics of this moment, as `MicroBatch::record_metrics` does.
+    #[cfg(feature = "metrics")]
+    pub fn record_metrics(&self) {
+        self.micro_batch.record_metrics();
+    }
+
     /// Returns whether the loop has been started and has not ended.
     #[must_use]
     pub fn is_running(&self) -> bool {

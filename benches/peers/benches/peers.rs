@@ -16,8 +16,8 @@ use peers::picture::{Bar, Tone, draw};
 use peers::subjects::{BARE, Role, SUBJECTS};
 use peers::table::{
     BROAD, BUILT, COLLECTED, EAGER, FLOOR, GATHERED, HUNDRED, IDLE, LONE, OWN, PAIR_FLOOD,
-    PAIR_HUNDRED, PAIR_THOUSAND, ROOMY, TEN, TEN_THOUSAND, builds_table, collected_table, commit,
-    main_table, marks, matrix, write_between,
+    PAIR_HUNDRED, PAIR_THOUSAND, ROOMY, TEN, TEN_THOUSAND, TRACED, builds_table, collected_table,
+    commit, main_table, marks, matrix, traces_table, write_between,
 };
 
 const CALLERS: [usize; 5] = [1, 10, 100, 1_000, 10_000];
@@ -30,6 +30,8 @@ enum Part {
     Builds,
     /// One task that collects many futures.
     Collected,
+    /// What the spans of batches cost.
+    Traces,
     /// Everything else.
     Main,
 }
@@ -77,6 +79,10 @@ fn main() -> io::Result<()> {
             plan.push(Task::new(Measure::Rate, case, GATHERED));
         }
     }
+    if chosen(Part::Traces) {
+        let subjects = TRACED.map(|(_, floor, own)| [floor, own]).concat();
+        plan.push(Task::new(Measure::Instructions, HUNDRED, &subjects));
+    }
     if chosen(Part::Main) {
         add_main(&mut plan, options.full);
     }
@@ -94,6 +100,9 @@ fn main() -> io::Result<()> {
     }
     if chosen(Part::Collected) {
         show("collected", &collected_table(figures))?;
+    }
+    if chosen(Part::Traces) {
+        show("traces", &traces_table(figures))?;
     }
     if chosen(Part::Main) {
         let mut text = format!("{}\n{}", main_table(figures), marks(figures));

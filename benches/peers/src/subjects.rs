@@ -10,12 +10,14 @@ mod references;
 mod scuffle_batching;
 mod tower_batch;
 mod tower_batch_control;
+mod traced;
 mod ultra_batch;
 
 use crate::load::Load;
 use crate::subject::{Outcome, run as go};
 
 use ::batch_aint_one::{BatchingPolicy, OnFull};
+use traced::{Listener, Traced};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -73,6 +75,12 @@ pub(crate) fn run(name: &str, load: Load) -> Option<Outcome> {
         "hand-written" => go(load, references::HandWritten::start),
         "microbatch" => go(load, |load| microbatch::start(load, false)),
         "microbatch, idle" => go(load, |load| microbatch::start(load, true)),
+        "floor, no subscriber" => floor_under(load, Listener::None),
+        "floor, log" => floor_under(load, Listener::Log),
+        "floor, OpenTelemetry" => floor_under(load, Listener::OpenTelemetry),
+        "microbatch, no subscriber" => own_under(load, Listener::None),
+        "microbatch, log" => own_under(load, Listener::Log),
+        "microbatch, OpenTelemetry" => own_under(load, Listener::OpenTelemetry),
         #[cfg(feature = "batchy")]
         "batchy" => go(load, batchy::start),
         "scuffle-batching" => go(load, |load| scuffle_batching::start(load, 1)),
@@ -100,5 +108,15 @@ pub(crate) fn run(name: &str, load: Load) -> Option<Outcome> {
         }),
         "ultra-batch" => go(load, ultra_batch::start),
         _ => return None,
+    })
+}
+
+fn floor_under(load: Load, listener: Listener) -> Outcome {
+    go(load, |_| Traced::start(listener, references::Floor::start))
+}
+
+fn own_under(load: Load, listener: Listener) -> Outcome {
+    go(load, |load| {
+        Traced::start(listener, || microbatch::start(load, false))
     })
 }

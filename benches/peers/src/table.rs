@@ -48,6 +48,25 @@ pub const GATHERED: &[&str] = &[
     IMMEDIATE,
 ];
 
+/// Who listens to the spans, and the two whose callers have them.
+pub const TRACED: [(&str, &str, &str); 3] = [
+    (
+        "nobody",
+        "floor, no subscriber",
+        "microbatch, no subscriber",
+    ),
+    (
+        "`fmt` at INFO, into a sink",
+        "floor, log",
+        "microbatch, log",
+    ),
+    (
+        "OpenTelemetry, in memory",
+        "floor, OpenTelemetry",
+        "microbatch, OpenTelemetry",
+    ),
+];
+
 pub const TEN: Case = Case::closed(1, 10, 100);
 pub const HUNDRED: Case = Case::closed(1, 100, 100);
 pub const TEN_THOUSAND: Case = Case::closed(1, 10_000, 100);
@@ -179,6 +198,30 @@ pub fn builds_table(figures: &Figures) -> String {
     };
     let rows: Vec<_> = BUILT.iter().map(row).collect();
     markdown(&head, &rows) + &problems(figures, |case| [TEN, HUNDRED].contains(&case))
+}
+
+/// What the spans of batches and their links cost under a subscriber, beyond those of
+/// the callers.
+pub fn traces_table(figures: &Figures) -> String {
+    let head = [
+        "who listens",
+        "floor, instr/job",
+        "microbatch, instr/job",
+        "spans of batches and links, instr/job",
+    ]
+    .map(str::to_owned);
+    let count = |subject| figures.median(Measure::Instructions, HUNDRED, subject);
+    let beyond = |(_, floor, own)| Some(count(own)? - count(floor)?);
+    let rows = TRACED.map(|row| {
+        let own = beyond(row).zip(beyond(TRACED[0]));
+        vec![
+            row.0.to_owned(),
+            instructions(figures, HUNDRED, row.1),
+            instructions(figures, HUNDRED, row.2),
+            own.map_or("–".to_owned(), |(now, base)| format!("{:.0}", now - base)),
+        ]
+    });
+    markdown(&head, &rows) + &problems(figures, |case| case == HUNDRED)
 }
 
 /// One task that collects many futures.

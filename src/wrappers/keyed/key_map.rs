@@ -160,6 +160,16 @@ impl<K, J, R> KeyMap<K, J, R> {
         self.lock().past.leave_waiting();
     }
 
+    #[cfg(feature = "metrics")]
+    pub(super) fn record_metrics(&self) {
+        // Without the lock, because the recorder is user code.
+        let loops: Vec<_> = self.lock().loops.values().cloned().collect();
+        for micro_batch in &loops {
+            micro_batch.queue().record_metrics();
+        }
+        discard(loops, None);
+    }
+
     /// Counts a job that is refused before it has a micro-batcher.
     pub(super) fn count_refused(&self) {
         self.lock().past.refused += 1;
