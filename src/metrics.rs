@@ -125,7 +125,7 @@ impl Snapshot {
 
 /// The metrics of one micro-batcher.
 pub(crate) struct Metrics {
-    handles: Shielded<Handles>,
+    handles: Shielded<MetricHandles>,
     /// What was told so far.
     told: Mutex<Told>,
 }
@@ -137,7 +137,7 @@ struct Told {
 }
 
 /// What the recorder gave for each metric.
-struct Handles {
+struct MetricHandles {
     totals: [Counter; 8],
     levels: [Gauge; 5],
     limits: [Gauge; 4],
@@ -153,7 +153,7 @@ impl Metrics {
     pub(crate) fn new(name: Option<&str>) -> Self {
         call(describe);
         Self {
-            handles: Shielded::new(Handles::register(name.unwrap_or("default"))),
+            handles: Shielded::new(MetricHandles::register(name.unwrap_or("default"))),
             told: Mutex::default(),
         }
     }
@@ -214,7 +214,7 @@ fn kind(error: &JobError) -> usize {
     }
 }
 
-impl Handles {
+impl MetricHandles {
     fn register(batcher: &str) -> Self {
         let labels = |extra: Option<Label>| {
             let batcher = Label::new("batcher", batcher.to_owned());

@@ -92,16 +92,16 @@ pub struct Lanes<J, R> {
 struct Lane<J, R> {
     jobs: VecDeque<(Instant, PendingJob<J, R>)>,
     /// When a batch last took jobs from it and left these.
-    served: Option<Turn>,
+    served: Option<LaneTurn>,
 }
 
 /// When a batch was taken, and its number, because several may be taken at one time.
-type Turn = (Instant, u64);
+type LaneTurn = (Instant, u64);
 
 impl<J, R> Lane<J, R> {
     /// Since when the lane is passed over: since its oldest job was accepted, or since the
     /// last turn of the lane, if that came later.
-    fn passed_over_since(&self) -> Option<Turn> {
+    fn passed_over_since(&self) -> Option<LaneTurn> {
         let oldest = self.jobs.front().map(|(accepted, _)| (*accepted, 0));
         oldest.max(self.served)
     }
