@@ -186,16 +186,7 @@ impl Model<'_> {
         self.check(allowed, || {
             format!("batch {number} holds {size} jobs and weighs {weight}")
         });
-        let paused = self.seen.pauses.iter().filter(|(_, paused)| *paused);
-        let paused = paused.filter(|(from, _)| from.ms < batch.began.ms);
-        let last = paused.last().map(|(from, _)| *from);
-        let resumed = |from: Moment| {
-            let mut resumes = self.seen.pauses.iter().filter(|(_, paused)| !paused);
-            let closed = self.seen.closed_from();
-            resumes.any(|(at, _)| (from..=batch.began).contains(at))
-                || closed.is_some_and(|closed| closed <= batch.began)
-        };
-        self.check(last.is_none_or(resumed), || {
+        self.check(!self.is_during_a_pause(batch.began), || {
             format!("batch {number} began during a pause: {batch:?}")
         });
         let Some((ended, end)) = batch.ended else {
@@ -310,6 +301,19 @@ impl Model<'_> {
         })
     }
 
+    /// Whether a pause was known to the loop at that moment.
+    fn is_during_a_pause(&self, at: Moment) -> bool {
+        let seen = self.seen;
+        let pauses = seen.pauses.iter().filter(|(_, paused)| *paused);
+        let mut known = pauses.filter(|(from, _)| from.ms < at.ms);
+        known.next_back().is_some_and(|(from, _)| {
+            let mut resumes = seen.pauses.iter().filter(|(_, paused)| !paused);
+            let resumed = resumes.any(|(resumed, _)| (*from..=at).contains(resumed));
+            let closed = seen.closed_from().is_some_and(|closed| closed <= at);
+            !resumed && !closed
+        })
+    }
+
     /// A batch that gets no permit any more is reported, and the processor does not
     /// get it.
     fn failures(&mut self) {
@@ -317,7 +321,7 @@ impl Model<'_> {
             let mut around = self.seen.limits_around(*at);
             let allowed = around.any(|limits| is_allowed(limits, report.size, report.weight));
             let right = allowed && self.lacks_permits(*at) && report.took == 0;
-            self.check(right && !self.seen.is_paused_at(at.ms), || {
+            self.check(right && !self.is_during_a_pause(*at), || {
                 format!("failed at {at:?}: {report:?}")
             });
         }
@@ -496,6 +500,9 @@ impl Model<'_> {
                 let done = ends.map(|(ended, _)| ended.ms).max().unwrap_or(0);
                 let done = self.other_ends(seen.end).fold(done, u64::max);
                 let stalled = self.scenario.options.storage.may_give_nothing();
+                // That one denies what it holds is not known before there is a permit.
+                let denies = self.scenario.options.storage == Storage::Denies;
+                let stalled = stalled || (denies && self.scenario.options.permits.is_some());
                 let prompt = (stalled || over <= done.max(stopped.ms))
                     && over <= deadline.saturating_add(LATE);
                 self.check(prompt, || {
@@ -511,9 +518,12 @@ impl Model<'_> {
                 let panics = matches!(self.scenario.options.storage, Storage::PanicsOnTake(_));
                 let cancels = self.scenario.options.cancel_on_drop;
                 let at_last = if panics || cancels { lost } else { 0 };
-                let right = abandoned.is_none_or(|count| {
-                    (count..=count + at_last).contains(&(timeout.abandoned as u64))
-                });
+                // One that denies what it holds has it abandoned before.
+                let denies = self.scenario.options.storage == Storage::Denies;
+                let right = denies
+                    || abandoned.is_none_or(|count| {
+                        (count..=count + at_last).contains(&(timeout.abandoned as u64))
+                    });
                 let none =
                     timeout.abandoned == 0 && self.scenario.options.storage != Storage::Overstates;
                 let in_vain = self.flights().any(|flight| flight.end >= deadline)
