@@ -2,7 +2,7 @@
 
 use super::run;
 use super::scenario::{
-    Batch, Caller, Ending, Ends, Job, Options, Pause, Scenario, Start, Stays, Step, Storage,
+    Batch, Caller, Change, Ending, Ends, Job, Options, Pause, Scenario, Start, Stays, Step, Storage,
 };
 
 fn options() -> Options {
@@ -105,6 +105,63 @@ fn a_stop_drains_what_was_submitted_after_a_flush() {
         (Step::Flush(Stays::ToTheEnd), Pause::Sleeps(1)),
         (Step::Flush(Stays::ToTheEnd), Pause::Sleeps(1)),
         (submit(Stays::ToTheEnd), Pause::Sleeps(1)),
+    ];
+    holds(options, batch, &steps);
+}
+
+/// A weight limit that was raised and lowered between two turns of the loop was the
+/// same as before to it. What had been accepted in between, heavier than a batch may
+/// be, was never given, and hung.
+#[test]
+fn a_job_accepted_under_a_limit_that_the_loop_never_saw_goes_alone() {
+    let options = Options {
+        max_batch_weight: Some(1),
+        ..options()
+    };
+    let heavy = Step::Submit {
+        times: 1,
+        job: Job {
+            weight: 4,
+            bites: false,
+        },
+        caller: Caller::default(),
+    };
+    let limit = |weight| Step::Reconfigure([Change::MaxBatchWeight(weight), Change::Nothing]);
+    let steps = [
+        (limit(6), Pause::None),
+        (heavy, Pause::None),
+        (limit(1), Pause::Sleeps(20)),
+    ];
+    holds(options, Batch::default(), &steps);
+}
+
+/// Once the size was lowered, a queued job could be the first of a batch and yet be
+/// timed with the one before it, although it came long after.
+#[test]
+fn a_job_behind_more_than_a_batch_has_its_own_time() {
+    let options = Options {
+        max_batch_size: 5,
+        interval: None,
+        queue_capacity: 5,
+        hook: true,
+        ..options()
+    };
+    let batch = Batch {
+        takes: 30,
+        ..Batch::default()
+    };
+    let size = Step::Reconfigure([Change::MaxBatchSize(2), Change::Nothing]);
+    let submit = |times| Step::Submit {
+        times,
+        job: Job::default(),
+        caller: Caller::default(),
+    };
+    let steps = [
+        (submit(5), Pause::Sleeps(1)),
+        (submit(5), Pause::Sleeps(1)),
+        (size, Pause::Sleeps(1)),
+        (submit(1), Pause::Sleeps(9)),
+        (submit(1), Pause::Sleeps(9)),
     ];
     holds(options, batch, &steps);
 }

@@ -244,6 +244,13 @@ pub fn all() -> Vec<Setup> {
             .weighing(3, &[1, 2])
             .changing(1, |it| it.max_batch_weight = 1)
             .with(|setup| setup.jobs = 3),
+        Setup::new("weight 1, then 3 and back", policy(3, 1))
+            .weighing(1, &[1, 2])
+            .changing(2, |it| it.max_batch_weight = 3)
+            .with(|setup| {
+                setup.jobs = 3;
+                setup.flushes = 0;
+            }),
         Setup::new("storage, weight 3, then 1", policy(2, 1))
             .choosing(1)
             .weighing(3, &[1, 2])

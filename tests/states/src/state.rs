@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::engine::schedule::Schedule;
+use crate::engine::schedule::{Policy, Schedule};
 use crate::real_queue::RealQueue;
 use crate::report::FlushReason;
 use crate::settings::Settings;
@@ -771,14 +771,19 @@ impl State {
         if pending || timed || self.stopped.is_some() || self.stalled.is_some() {
             return;
         }
-        let mut fresh = Schedule::new(setup.policy.clone(), at(0));
+        let settings = *self.settings(setup);
+        let policy = Policy {
+            settings,
+            ..setup.policy.clone()
+        };
+        let mut fresh = Schedule::new(policy, at(0));
         if self.schedule.may_be_overweight() {
             fresh.reconfigure(Settings {
                 max_batch_weight: usize::MAX,
-                ..Settings::DEFAULT
+                ..settings
             });
+            fresh.reconfigure(settings);
         }
-        fresh.reconfigure(*self.settings(setup));
         fresh.set_paused(self.control.paused);
         self.in_flight.iter().for_each(|_| fresh.batch_started());
         let with_a_job = |pending: &Schedule| {
