@@ -263,7 +263,10 @@ fn grant_permits(world: &World, count: usize) {
     };
     semaphore.add_permits(count);
     let now = world.now();
-    world.seen().permits.push((now, count.cast_signed()));
+    world
+        .seen()
+        .permits
+        .push((now, isize::try_from(count).unwrap_or(isize::MAX)));
 }
 
 fn take_permit(world: &World) {

@@ -77,7 +77,7 @@ impl World {
                 limits: vec![(Moment::default(), Limits::from(&scenario.options))],
                 permits: vec![(
                     Moment::default(),
-                    scenario.options.permits.unwrap_or(0).cast_signed(),
+                    isize::try_from(scenario.options.permits.unwrap_or(0)).unwrap_or(isize::MAX),
                 )],
                 ..Seen::default()
             }),
