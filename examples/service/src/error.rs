@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use microbatch::{JobError, ReconfigureError};
 use serde_json::json;
 
-use crate::store::StoreError;
+use crate::store::{StoreError, describe};
 
 #[derive(Debug)]
 pub enum ServiceError {
@@ -32,16 +32,14 @@ impl From<JobError> for ServiceError {
         if matches!(error, JobError::Closed) {
             return Self::Stopping;
         }
-        // The cause of a failed batch is in its source, and is logged as well.
-        let error = anyhow::Error::from(error);
-        tracing::error!("no result: {error:#}");
+        tracing::error!("no result: {}", describe(&error));
         Self::Failed
     }
 }
 
 impl From<StoreError> for ServiceError {
     fn from(error: StoreError) -> Self {
-        tracing::error!("the store failed: {error}");
+        tracing::error!("no result: {}", describe(&*error));
         Self::Failed
     }
 }
@@ -62,7 +60,7 @@ impl From<ReconfigureError> for ServiceError {
     fn from(error: ReconfigureError) -> Self {
         match error {
             ReconfigureError::Closed => Self::Stopping,
-            error => Self::unprocessable(format!("{:#}", anyhow::Error::from(error))),
+            error => Self::unprocessable(describe(&error)),
         }
     }
 }

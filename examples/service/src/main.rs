@@ -14,7 +14,7 @@ use clap::Parser;
 use microbatch::CancellationToken;
 use microbatch_service::app::App;
 use microbatch_service::serve::{own_origins, serve};
-use microbatch_service::store::{Postgres, Sqlite, Store};
+use microbatch_service::store::{Postgres, Sqlite, Store, describe};
 use tokio::net::TcpListener;
 use tokio::signal::ctrl_c;
 use tracing_subscriber::EnvFilter;
@@ -53,7 +53,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
             Sqlite::open(&file).await.map(Store::Sqlite)
         }
     };
-    let store = store.map_err(|error| anyhow!(error).context("cannot open the database"))?;
+    let store =
+        store.map_err(|error| anyhow!("cannot open the database: {}", describe(&*error)))?;
     let name = store.name();
 
     let listener = TcpListener::bind(options.listen).await;

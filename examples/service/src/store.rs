@@ -50,3 +50,17 @@ impl Store {
         }
     }
 }
+
+/// Tells an error and its causes, each once: some errors tell their cause themselves.
+pub fn describe(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

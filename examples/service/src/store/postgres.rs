@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::str::FromStr;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
 use tokio_postgres::{Config, NoTls, Row};
 
 use super::StoreError;
@@ -30,7 +30,10 @@ impl Postgres {
             .max_size(2 * WRITERS + 1)
             .runtime(Runtime::Tokio1)
             .build()?;
-        let client = pool.get().await?;
+        let client = pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => StoreError::from(error),
+            error => error.into(),
+        })?;
         let table = "CREATE TABLE IF NOT EXISTS flights (
              id bigserial PRIMARY KEY,
              carrier text NOT NULL,
