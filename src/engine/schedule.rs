@@ -64,7 +64,7 @@ pub(crate) struct Schedule {
     stop: Option<Stop>,
     stall: Option<Stall>,
     paused: bool,
-    /// The weight limit was lowered, so jobs may be heavier than a batch.
+    /// The settings have changed, so jobs may be heavier than a batch.
     may_be_overweight: bool,
 }
 
@@ -225,8 +225,9 @@ impl Schedule {
 
     /// The settings have changed.
     pub(crate) fn reconfigure(&mut self, settings: Settings) {
-        let before = mem::replace(&mut self.policy.settings, settings);
-        self.may_be_overweight |= settings.max_batch_weight < before.max_batch_weight;
+        self.policy.settings = settings;
+        // The limit may have been raised and lowered again since the last turn.
+        self.may_be_overweight |= settings.max_batch_weight < usize::MAX;
         let times = mem::take(&mut self.accept_times);
         let since_epoch = times
             .iter()
@@ -340,7 +341,9 @@ impl Schedule {
         let any = policy.custom_storage
             || policy.settings.flush_cost.is_some()
             || policy.settings.max_batch_weight < usize::MAX
-            || self.requested.is_some();
+            || self.requested.is_some()
+            // The size was lowered, and the first queued job may join some of them.
+            || self.jobs > policy.settings.max_batch_size;
         if any {
             1
         } else {
