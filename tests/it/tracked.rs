@@ -1,6 +1,7 @@
 //! Results by the caller's own id.
 
 mod bombs;
+mod live;
 mod order;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
