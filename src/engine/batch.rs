@@ -8,6 +8,7 @@
 //!   hears of its end after everything of it is dropped.
 
 use std::collections::HashSet;
+use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{fmt, mem};
@@ -146,19 +147,7 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
         started: Option<Instant>,
         returned: Result<Result<Vec<R>, P::Error>, Arc<str>>,
     ) {
-        let outcome =
-            match returned {
-                Ok(Ok(results)) if results.len() == size => Ok(results),
-                Ok(Ok(results)) => {
-                    let (expected, actual) = (size, results.len());
-                    discard(results, self.name());
-                    Err(JobError::ResultCount { expected, actual })
-                }
-                // An error that panics when it is boxed is a panic as well.
-                Ok(Err(error)) => Err(catch(|| JobError::from_processor(error.into()))
-                    .unwrap_or_else(JobError::Panicked)),
-                Err(message) => Err(JobError::Panicked(message)),
-            };
+        let outcome = check(returned, size, self.name());
         self.reply(size, started, outcome);
     }
 
@@ -242,6 +231,32 @@ impl<J, R, P: BatchProcessor<J, R>> Batch<J, R, P> {
     }
 }
 
+/// Returns the results that a processor has returned for so many jobs, or why there are
+/// none. `returned` holds the message of a panic if it panicked.
+pub(crate) fn check<R, E>(
+    returned: Result<Result<Vec<R>, E>, Arc<str>>,
+    expected: usize,
+    name: Option<&str>,
+) -> Result<Vec<R>, JobError>
+where
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
+    match returned {
+        Ok(Ok(results)) if results.len() == expected => Ok(results),
+        Ok(Ok(results)) => {
+            let actual = results.len();
+            discard(results, name);
+            Err(JobError::ResultCount { expected, actual })
+        }
+        // An error that panics when it is boxed is a panic as well.
+        Ok(Err(error)) => {
+            let error = catch(|| JobError::from_processor(error.into()));
+            Err(error.unwrap_or_else(JobError::Panicked))
+        }
+        Err(message) => Err(JobError::Panicked(message)),
+    }
+}
+
 /// Links the span of a batch with those of its callers, once each. They are held open
 /// here: a closed span cannot be linked.
 fn link(batch: &Span, origins: &[Span]) {
@@ -278,7 +293,7 @@ struct ErrorChain<'a>(&'a JobError);
 
 impl fmt::Display for ErrorChain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut error: &dyn std::error::Error = self.0;
+        let mut error: &dyn Error = self.0;
         write!(f, "{error}")?;
         while let Some(cause) = error.source() {
             write!(f, ": {cause}")?;

@@ -11,15 +11,15 @@
 //!
 //! - `jobs.len() - withdrawn + reserved <= capacity`.
 //! - There are waiters only while there is no room, here or under the limit that is
-//!   shared with other queues. So a caller that finds room
-//!   overtakes no waiter, and freed room goes to the waiters first, under the same
-//!   lock.
+//!   shared with other queues. So a caller that finds room overtakes no waiter, and freed
+//!   room goes to the waiters first, under the same lock.
 //! - Once `closed`, no job enters the queue and there are no waiters.
 //! - The worker is parked only while nothing that it waits for has happened. A method
 //!   that makes such a thing happen takes the worker's waker, and wakes it after the
 //!   lock is released. So no wake-up is lost, and none is sent twice.
 
 mod accept_times;
+mod control;
 mod receive;
 #[cfg(feature = "metrics")]
 mod record;
@@ -31,7 +31,7 @@ mod withdraw;
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 
 use tokio::time::Instant;
@@ -49,8 +49,10 @@ use crate::report::Stats;
 use crate::settings::Settings;
 
 use accept_times::AcceptTimes;
+pub(crate) use control::Control;
 pub(crate) use receive::{Inbox, Received, Seen};
 pub(crate) use reservation::Reservation;
+use shared_limit::LimitMember;
 pub(crate) use shared_limit::{LimitWaiter, SharedLimit};
 pub(crate) use waiters::WaiterId;
 use waiters::{Waiter, Waiters};
@@ -76,20 +78,6 @@ pub(crate) struct QueueOptions {
     pub(crate) custom_storage: bool,
     /// Jobs have weights.
     pub(crate) weighs: bool,
-}
-
-/// A queue under a limit that it shares with others.
-struct LimitMember {
-    limit: Arc<SharedLimit>,
-    /// The queue itself, to wait for room.
-    queue: Weak<dyn LimitWaiter>,
-}
-
-impl LimitMember {
-    /// Takes room for a waiter, which otherwise waits for it.
-    fn take_or_wait(&self, number: WaiterId) -> bool {
-        self.limit.take_or_wait(number, || self.queue.upgrade())
-    }
 }
 
 /// Keeps other data off its first cache line and off the next one, which some
@@ -151,13 +139,6 @@ struct QueueState<J, R> {
 struct ParkedWorker {
     waker: Waker,
     wants: Option<Wants>,
-}
-
-/// What users change while the worker runs.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Control {
-    pub(crate) settings: Settings,
-    pub(crate) paused: bool,
 }
 
 /// Jobs that were never accepted, by the reason.
@@ -280,6 +261,21 @@ impl<J, R> Queue<J, R> {
     /// Puts the job into the queue if there is room, or else among the waiters, and
     /// returns its id there.
     pub(crate) fn push(&self, job: PendingJob<J, R>) -> Result<Option<WaiterId>, Closed> {
+        self.push_or_wait(job, false)
+    }
+
+    /// Does the same on behalf of a waiter that has room under the shared limit. The job
+    /// has used it if the result is `Ok(None)`.
+    pub(crate) fn push_with_room(&self, job: PendingJob<J, R>) -> Result<Option<WaiterId>, Closed> {
+        self.push_or_wait(job, true)
+    }
+
+    #[inline]
+    fn push_or_wait(
+        &self,
+        job: PendingJob<J, R>,
+        has_shared_room: bool,
+    ) -> Result<Option<WaiterId>, Closed> {
         let mut state = self.lock();
         if state.closed {
             state.refusals.closed += 1;
@@ -290,32 +286,13 @@ impl<J, R> Queue<J, R> {
         if !state.has_room(self.options.capacity) {
             return Ok(Some(self.wait(&mut state, job)));
         }
-        if !self.take_shared_room(&state) {
+        if !has_shared_room && !self.take_shared_room(&state) {
             let id = self.wait(&mut state, job);
             // Has the first waiter wait for room under the shared limit.
             let wakers = self.admit_waiters(&mut state);
             drop(state);
             wakers.into_iter().for_each(wake);
             return Ok(Some(id));
-        }
-        let waker = state.push(job, self.options.capacity);
-        drop(state);
-        waker.into_iter().for_each(wake);
-        Ok(None)
-    }
-
-    /// Puts the job into the queue, or among its waiters, on behalf of a waiter that has
-    /// room under the shared limit. Returns `Ok(None)` if the job has used it.
-    pub(crate) fn push_with_room(&self, job: PendingJob<J, R>) -> Result<Option<WaiterId>, Closed> {
-        let mut state = self.lock();
-        if state.closed {
-            state.refusals.closed += 1;
-            drop(state);
-            job.refuse(self.name());
-            return Err(Closed);
-        }
-        if !state.has_room(self.options.capacity) {
-            return Ok(Some(self.wait(&mut state, job)));
         }
         let waker = state.push(job, self.options.capacity);
         drop(state);
@@ -330,19 +307,6 @@ impl<J, R> Queue<J, R> {
             // In the order of all queues.
             Some(member) => state.waiters.push_as(member.limit.next_number(), waiter),
             None => state.waiters.push(waiter),
-        }
-    }
-
-    /// Takes room under the shared limit for a new job, unless others wait before it.
-    fn take_shared_room(&self, state: &QueueState<J, R>) -> bool {
-        let member = self.shared_limit.as_ref();
-        member.is_none_or(|member| state.waiters.len() == 0 && member.limit.try_take())
-    }
-
-    /// Frees the room of jobs that are in a batch now, or gone. Without the lock.
-    fn release_shared_room(&self, jobs: usize) {
-        if let Some(member) = self.shared_limit.as_ref().filter(|_| jobs > 0) {
-            member.limit.release(jobs);
         }
     }
 
@@ -430,46 +394,6 @@ impl<J, R> Queue<J, R> {
         }
     }
 
-    pub(crate) fn control(&self) -> Control {
-        self.lock().control
-    }
-
-    pub(crate) fn settings(&self) -> Settings {
-        self.control().settings
-    }
-
-    /// Puts validated settings in force, and returns them.
-    pub(crate) fn reconfigure(&self, mut settings: Settings) -> Result<Settings, Closed> {
-        if !self.options.weighs {
-            settings.max_batch_weight = usize::MAX;
-        }
-        let mut state = self.lock();
-        if state.closed {
-            return Err(Closed);
-        }
-        let limit = settings.max_batch_weight;
-        self.max_batch_weight.store(limit, Ordering::Relaxed);
-        let waker = state.change_control(|control| control.settings = settings);
-        drop(state);
-        waker.into_iter().for_each(wake);
-        Ok(settings)
-    }
-
-    /// Pauses or resumes; does nothing once closed.
-    pub(crate) fn set_paused(&self, paused: bool) {
-        let mut state = self.lock();
-        if state.closed || state.control.paused == paused {
-            return;
-        }
-        let waker = state.change_control(|control| control.paused = paused);
-        drop(state);
-        waker.into_iter().for_each(wake);
-    }
-
-    pub(crate) fn is_paused(&self) -> bool {
-        self.control().paused
-    }
-
     /// Notes that a batch has ended.
     pub(crate) fn batch_finished(&self, number: u64) {
         let mut state = self.lock();
@@ -545,63 +469,6 @@ impl<J, R> Queue<J, R> {
         wakers.extend(state.check_worker(self.options.capacity));
         wakers
     }
-
-    /// Gives up the place of a waiter that has left under the shared limit, and has the
-    /// next one wait there instead.
-    fn leave_shared_limit(&self, state: &mut QueueState<J, R>, id: WaiterId) -> Vec<Waker> {
-        let member = self.shared_limit.as_ref();
-        match member.and_then(|member| member.limit.leave(id)) {
-            Some(_) => self.admit_waiters(state),
-            None => Vec::new(),
-        }
-    }
-
-    /// Takes room under the shared limit for the first waiter, if there is one.
-    fn take_room_of_waiter(&self, state: &QueueState<J, R>) -> bool {
-        let first = state.waiters.first();
-        first.is_some_and(|first| {
-            let member = self.shared_limit.as_ref();
-            member.is_none_or(|member| member.take_or_wait(first))
-        })
-    }
-}
-
-impl<J: Send + 'static, R: Send + 'static> Queue<J, R> {
-    /// Returns a queue that shares a limit on accepted jobs with others. Permits are not
-    /// counted.
-    pub(crate) fn under(mut self, limit: Option<Arc<SharedLimit>>) -> Arc<Self> {
-        let Some(limit) = limit else {
-            return Arc::new(self);
-        };
-        Arc::new_cyclic(|queue: &Weak<Self>| {
-            let queue = Weak::clone(queue) as Weak<dyn LimitWaiter>;
-            self.shared_limit = Some(LimitMember { limit, queue });
-            self
-        })
-    }
-}
-
-impl<J: Send, R: Send> LimitWaiter for Queue<J, R> {
-    fn admit(&self) -> bool {
-        let mut state = self.lock();
-        if state.waiters.len() == 0 || !state.has_room(self.options.capacity) {
-            return false;
-        }
-        let queued = state.jobs.len();
-        state.accept_times.record(queued, Instant::now());
-        let mut wakers: Vec<_> = state.admit_waiter().into_iter().collect();
-        wakers.extend(self.admit_waiters(&mut state));
-        drop(state);
-        wakers.into_iter().for_each(wake);
-        true
-    }
-
-    /// The queue refuses its waiters when it is closed itself.
-    fn refuse(&self) {}
-
-    fn is_job(&self) -> bool {
-        false
-    }
 }
 
 /// Wakes a task. The waker is foreign code if the task runs on another executor.
@@ -663,17 +530,6 @@ impl<J, R> QueueState<J, R> {
     fn reserve(&mut self) {
         self.reserved += 1;
         self.check_at = 0;
-    }
-
-    /// Changes what users control, and returns the worker's waker.
-    fn change_control(&mut self, change: impl FnOnce(&mut Control)) -> Option<Waker> {
-        change(&mut self.control);
-        self.control_changed = true;
-        let waker = self.unpark();
-        // Under other settings they may not share the batch of the job before them. Their
-        // times are not known, but they came after the worker last received.
-        self.accept_times.record(self.jobs.len(), self.received_at);
-        waker
     }
 
     /// Requests a flush of what is queued, and returns the worker's waker.

@@ -8,8 +8,8 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::{Always, BatchProcessor, Predicate};
+use crate::engine::batch;
 use crate::engine::panics::{Call, Shielded, ShieldedVec, catch, discard, rethrow, trace};
-use crate::error::JobError;
 
 /// A processor that tries the failed jobs of a batch again; see
 /// [`retry_items`](super::BatchProcessorExt::retry_items).
@@ -76,17 +76,9 @@ impl<P, B, W> RetryItems<P, B, W> {
     where
         P: BatchProcessor<J, R>,
     {
-        let error = match outcome {
-            Ok(Ok(results)) if results.len() == expected => return Some(results),
-            Ok(Ok(results)) => {
-                let actual = results.len();
-                discard(results, None);
-                JobError::ResultCount { expected, actual }
-            }
-            Ok(Err(error)) => {
-                catch(|| JobError::from_processor(error.into())).unwrap_or_else(JobError::Panicked)
-            }
-            Err(message) => JobError::Panicked(message),
+        let error = match batch::check(outcome, expected, None) {
+            Ok(results) => return Some(results),
+            Err(error) => error,
         };
         trace(|| {
             warn!(

@@ -1,4 +1,4 @@
-//! A limit on accepted jobs that several queues share.
+//! A limit on accepted jobs that several queues share, and what a queue does under it.
 //!
 //! # Invariants
 //!
@@ -14,7 +14,12 @@
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Waker;
+
+use tokio::time::Instant;
+
+use super::{Queue, QueueState, WaiterId, wake};
 
 pub(crate) struct SharedLimit {
     capacity: usize,
@@ -141,5 +146,95 @@ impl SharedLimitState {
         let has_room = self.used < capacity && self.waiters.is_empty();
         self.used += usize::from(has_room);
         has_room
+    }
+}
+
+/// A queue under a limit that it shares with others.
+pub(super) struct LimitMember {
+    pub(super) limit: Arc<SharedLimit>,
+    /// The queue itself, to wait for room.
+    queue: Weak<dyn LimitWaiter>,
+}
+
+impl LimitMember {
+    /// Takes room for a waiter, which otherwise waits for it.
+    fn take_or_wait(&self, number: WaiterId) -> bool {
+        self.limit.take_or_wait(number, || self.queue.upgrade())
+    }
+}
+
+impl<J, R> Queue<J, R> {
+    /// Takes room under the shared limit for a new job, unless others wait before it.
+    pub(super) fn take_shared_room(&self, state: &QueueState<J, R>) -> bool {
+        let member = self.shared_limit.as_ref();
+        member.is_none_or(|member| state.waiters.len() == 0 && member.limit.try_take())
+    }
+
+    /// Frees the room of jobs that are in a batch now, or gone. Without the lock.
+    pub(super) fn release_shared_room(&self, jobs: usize) {
+        if let Some(member) = self.shared_limit.as_ref().filter(|_| jobs > 0) {
+            member.limit.release(jobs);
+        }
+    }
+
+    /// Gives up the place of a waiter that has left under the shared limit, and has the
+    /// next one wait there instead.
+    pub(super) fn leave_shared_limit(
+        &self,
+        state: &mut QueueState<J, R>,
+        id: WaiterId,
+    ) -> Vec<Waker> {
+        let member = self.shared_limit.as_ref();
+        match member.and_then(|member| member.limit.leave(id)) {
+            Some(_) => self.admit_waiters(state),
+            None => Vec::new(),
+        }
+    }
+
+    /// Takes room under the shared limit for the first waiter, if there is one.
+    pub(super) fn take_room_of_waiter(&self, state: &QueueState<J, R>) -> bool {
+        let first = state.waiters.first();
+        first.is_some_and(|first| {
+            let member = self.shared_limit.as_ref();
+            member.is_none_or(|member| member.take_or_wait(first))
+        })
+    }
+}
+
+impl<J: Send + 'static, R: Send + 'static> Queue<J, R> {
+    /// Returns a queue that shares a limit on accepted jobs with others. Permits are not
+    /// counted.
+    pub(crate) fn under(mut self, limit: Option<Arc<SharedLimit>>) -> Arc<Self> {
+        let Some(limit) = limit else {
+            return Arc::new(self);
+        };
+        Arc::new_cyclic(|queue: &Weak<Self>| {
+            let queue = Weak::clone(queue) as Weak<dyn LimitWaiter>;
+            self.shared_limit = Some(LimitMember { limit, queue });
+            self
+        })
+    }
+}
+
+impl<J: Send, R: Send> LimitWaiter for Queue<J, R> {
+    fn admit(&self) -> bool {
+        let mut state = self.lock();
+        if state.waiters.len() == 0 || !state.has_room(self.options.capacity) {
+            return false;
+        }
+        let queued = state.jobs.len();
+        state.accept_times.record(queued, Instant::now());
+        let mut wakers: Vec<_> = state.admit_waiter().into_iter().collect();
+        wakers.extend(self.admit_waiters(&mut state));
+        drop(state);
+        wakers.into_iter().for_each(wake);
+        true
+    }
+
+    /// The queue refuses its waiters when it is closed itself.
+    fn refuse(&self) {}
+
+    fn is_job(&self) -> bool {
+        false
     }
 }

@@ -113,15 +113,13 @@ where
     /// Changes the phase if the job waits, and returns the request.
     fn leave_waiting(&self, to: Phase<K, J, R>) -> Option<Request<K, J, R>> {
         let mut state = self.lock();
-        if !matches!(state.phase, Phase::Waiting(_)) {
-            drop(state);
-            drop(to);
-            return None;
+        match mem::replace(&mut state.phase, to) {
+            Phase::Waiting(request) => Some(request),
+            other => {
+                state.phase = other;
+                None
+            }
         }
-        let Phase::Waiting(request) = mem::replace(&mut state.phase, to) else {
-            return None;
-        };
-        Some(request)
     }
 
     /// Submits the job to its key, and returns where it is then.

@@ -7,7 +7,8 @@ use std::iter;
 use tracing::error;
 
 use super::status_table::{StatusGuard, finish_batch};
-use crate::engine::panics::{Call, Shielded, catch, discard, trace};
+use crate::engine::batch::check;
+use crate::engine::panics::{Call, Shielded, catch, trace};
 use crate::error::JobError;
 use crate::processor::BatchProcessor;
 
@@ -86,20 +87,9 @@ where
         // Here, not in the future, because batches start in the order of these calls.
         let call = Call::new(|| self.0.process(jobs));
         async move {
-            // The same checks as the micro-batcher's, but made here, so that outcomes are
-            // recorded before callers get their replies.
-            let outcome = match call.await {
-                Ok(Ok(results)) if results.len() == guards.len() => Ok(results),
-                Ok(Ok(results)) => {
-                    let (expected, actual) = (guards.len(), results.len());
-                    discard(results, None);
-                    Err(JobError::ResultCount { expected, actual })
-                }
-                // The conversion of the error is user code, too.
-                Ok(Err(error)) => Err(catch(|| JobError::from_processor(error.into()))
-                    .unwrap_or_else(JobError::Panicked)),
-                Err(message) => Err(JobError::Panicked(message)),
-            };
+            // The checks of the micro-batcher, but made here, so that outcomes are recorded
+            // before callers get their replies.
+            let outcome = check(call.await, guards.len(), None);
             match &outcome {
                 // A result whose clone panics still goes to the caller of its job.
                 Ok(results) => finish_batch(guards, results.iter().map(clone_result)),
