@@ -1,0 +1,1 @@
+//! Draining: the rules, one by one.
