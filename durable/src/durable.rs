@@ -15,6 +15,7 @@ use microbatch::{
 use tokio::time::Instant;
 
 use crate::codec::{Codec, Json};
+use crate::gather;
 use crate::job::{JobId, NewJob};
 use crate::outcome::{Appended, Refusal, describe};
 use crate::store::Store;
@@ -304,8 +305,10 @@ impl<J: Send + 'static, S: Store, C> DurableBuilder<J, S, C> {
             builder = builder.name(name);
         }
         let (codec, codec_name) = (self.codec, Arc::<str>::from(C::NAME));
+        let batcher = builder.build()?;
+        gather::start(&batcher, cancel);
         Ok(Durable {
-            batcher: builder.build_running(cancel)?,
+            batcher,
             encode: Arc::new(move |id, job| encode(&codec, &codec_name, id, job)),
             backlog,
         })

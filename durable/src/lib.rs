@@ -19,6 +19,7 @@ pub mod conformance;
 mod drain;
 mod durable;
 mod faulty;
+mod gather;
 mod job;
 mod memory;
 mod outcome;

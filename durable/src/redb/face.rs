@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 
 use super::engine::{Answer, Command, Engine, Held};
 use super::error::RedbError;
+use crate::gather;
 use crate::job::{DeadJob, Depth, JobId, Leased, NewJob};
 use crate::outcome::{Appended, Refusal, Settled, Verdict, describe};
 use crate::store::{DeadLetters, Store};
@@ -272,8 +273,9 @@ impl RedbStoreBuilder {
             .queue_capacity(1024)
             .shutdown_timeout(Duration::MAX)
             .name("microbatch-durable-redb")
-            .build_running(CancellationToken::new())
+            .build()
             .map_err(|error| RedbError::io(&shared.path, std::io::Error::other(error)))?;
+        gather::start(&batcher, CancellationToken::new());
         shared.unreceived.set_batcher(batcher.downgrade());
         Ok(RedbStore {
             batcher,
