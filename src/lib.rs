@@ -40,6 +40,8 @@
 //! Intervals below a millisecond need the feature `fine-timer`.
 
 #![forbid(unsafe_code)]
+// docs.rs builds with this, so that items of a feature say so.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 
 mod builder;
