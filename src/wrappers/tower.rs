@@ -146,6 +146,23 @@ pub struct ServiceProcessor<S> {
 
 impl<S> ServiceProcessor<S> {
     /// Makes a processor of the service.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch::{CancellationToken, MicroBatch, ServiceProcessor};
+    /// use tower::service_fn;
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let bulk = service_fn(|ids: Vec<u32>| async move {
+    ///     Ok::<_, std::io::Error>(ids.iter().map(|id| format!("user {id}")).collect::<Vec<_>>())
+    /// });
+    /// let users = MicroBatch::new_running(CancellationToken::new(), ServiceProcessor::new(bulk));
+    /// assert_eq!(users.submit(7).await?, "user 7");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new(service: S) -> Self {
         Self {
             service: Mutex::new(service),
