@@ -46,7 +46,7 @@ use crate::storage::{BatchStorage, MemoryStorage};
 /// use std::time::Duration;
 /// use microbatch::{CancellationToken, MicroBatch};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let words = MicroBatch::builder(|words: Vec<&'static str>| async move {
 ///     Ok::<_, String>(words.iter().map(|word| word.len()).collect())
@@ -430,7 +430,7 @@ where
     /// use microbatch::{CancellationToken, MicroBatch};
     /// use tokio::sync::Semaphore;
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let connections = Arc::new(Semaphore::new(0));
     /// let rows = MicroBatch::builder(|rows: Vec<u8>| async move { Ok::<_, String>(rows) })

@@ -55,7 +55,7 @@ impl<J, R> MicroBatch<J, R> {
     /// use std::time::Duration;
     /// use microbatch::{CancellationToken, MicroBatch};
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let echo = MicroBatch::new_running(
     ///     CancellationToken::new(),
@@ -204,7 +204,7 @@ impl<J, R> MicroBatch<J, R> {
     /// ```
     /// # use microbatch::{CancellationToken, MicroBatch};
     /// # use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// // A recorder is installed first, such as that of `metrics-exporter-prometheus`.
     /// # let recorder = DebuggingRecorder::new();

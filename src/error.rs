@@ -77,15 +77,21 @@ pub enum JobError {
     TooHeavy {
         /// What the weight function said of this job.
         weight: usize,
-        /// The limit given to
-        /// [`max_batch_weight`](crate::MicroBatchBuilder::max_batch_weight).
+        /// The limit in force, that of
+        /// [`max_batch_weight`](crate::MicroBatchBuilder::max_batch_weight) or of a later
+        /// [`reconfigure`](crate::MicroBatch::reconfigure).
         limit: usize,
     },
     /// The processor returned this error for the whole batch. It is also this
     /// error's [`source`](Error::source), ready to be downcast.
+    ///
+    /// Without a call of the processor it is a [`tokio::sync::AcquireError`] if the
+    /// semaphore of [`permits`](crate::MicroBatchBuilder::permits) is closed, and a
+    /// [`BuildError`] if the options of a key of a [`Keyed`](crate::Keyed) are wrong.
     Failed(Arc<dyn Error + Send + Sync>),
     /// The processor panicked with this message; or the weight function, or the
-    /// hash or comparison of a key or id, or the clone of a retained result.
+    /// hash or comparison of a key or id, or the clone of a retained result, or the
+    /// function that sets the options of a key.
     Panicked(Arc<str>),
     /// The processor returned another number of results than it was given
     /// jobs, so no result can be matched to its job.
@@ -127,7 +133,7 @@ impl fmt::Display for JobError {
                     "the job weighs {weight}, but a batch may weigh {limit} at most"
                 )
             }
-            Self::Failed(_) => f.write_str("the processor failed the batch"),
+            Self::Failed(_) => f.write_str("the batch failed"),
             Self::Panicked(message) => {
                 write!(f, "the processor or a callback panicked: {message}")
             }
@@ -168,7 +174,7 @@ impl Error for JobError {
 /// ```
 /// use microbatch::{MicroBatch, TrySubmitError};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let echo = |texts: Vec<&'static str>| async move { Ok::<_, String>(texts) };
 /// let texts = MicroBatch::builder(echo)

@@ -166,7 +166,7 @@ impl<R> JobHandle<R> {
     ///
     /// ```
     /// # use microbatch::{CancellationToken, JobError, MicroBatch};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), JobError> {
     /// # let rows = MicroBatch::new_running(
     /// #     CancellationToken::new(),

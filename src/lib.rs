@@ -4,7 +4,7 @@
 //! ```
 //! use microbatch::{CancellationToken, MicroBatch};
 //!
-//! # #[tokio::main(flavor = "current_thread")]
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let lengths = MicroBatch::builder(|words: Vec<&'static str>| async move {
 //!     Ok::<_, String>(words.iter().map(|word| word.len()).collect()) // one bulk call

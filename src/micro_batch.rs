@@ -34,7 +34,7 @@ use crate::storage::BatchStorage;
 /// ```
 /// use microbatch::{CancellationToken, MicroBatch};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), microbatch::JobError> {
 /// let squares = MicroBatch::new_running(CancellationToken::new(), |jobs: Vec<u64>| async move {
 ///     Ok::<_, String>(jobs.iter().map(|job| job * job).collect())
@@ -220,7 +220,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// ```
     /// use microbatch::{CancellationToken, MicroBatch};
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let echo = MicroBatch::new(|jobs: Vec<u8>| async move { Ok::<_, String>(jobs) });
     /// let early = echo.submit(1);
@@ -404,7 +404,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     ///
     /// ```
     /// # use microbatch::{CancellationToken, MicroBatch};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let echo = MicroBatch::new_running(
     /// #     CancellationToken::new(),
@@ -437,7 +437,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     ///
     /// ```
     /// # use microbatch::{CancellationToken, JobError, MicroBatch};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), JobError> {
     /// # let double = MicroBatch::new_running(
     /// #     CancellationToken::new(),
@@ -479,7 +479,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     ///
     /// ```
     /// # use microbatch::{CancellationToken, MicroBatch};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() {
     /// # let echo = MicroBatch::new_running(
     /// #     CancellationToken::new(),
@@ -608,7 +608,7 @@ impl<J, R> MicroBatch<J, R> {
     ///
     /// ```
     /// # use microbatch::{CancellationToken, MicroBatch};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() {
     /// # let echo = MicroBatch::new_running(
     /// #     CancellationToken::new(),

@@ -68,7 +68,7 @@ pub use timeout::{Elapsed, Timeout};
 ///     }
 /// }
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), microbatch::JobError> {
 /// let prices = MicroBatch::new_running(CancellationToken::new(), Prices { per_item: 3 });
 /// assert_eq!(prices.submit(14).await?, 42);

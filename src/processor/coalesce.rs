@@ -22,7 +22,7 @@ use crate::error::JobError;
 ///     load.coalesce()
 /// }
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 /// let load = |ids: Vec<u32>| async move {
 ///     let call = format!("{ids:?}");

@@ -253,7 +253,7 @@ pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
     /// ```
     /// use microbatch::{BatchProcessorExt, CancellationToken, MicroBatch};
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), microbatch::JobError> {
     /// let all_or_nothing = |jobs: Vec<i32>| async move {
     ///     match jobs.iter().any(|job| *job < 0) {
@@ -296,7 +296,7 @@ pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
     /// ```
     /// use microbatch::{BatchProcessorExt, CancellationToken, MicroBatch};
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), microbatch::JobError> {
     /// let load = |ids: Vec<u32>| async move {
     ///     assert_eq!(ids, [7, 8]);

@@ -39,7 +39,7 @@ use crate::job::PendingJob;
 /// ```
 /// use microbatch::{CancellationToken, MicroBatch, Similar};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let (log, mut batches) = tokio::sync::mpsc::unbounded_channel();
 /// let embeddings = MicroBatch::builder(move |texts: Vec<&'static str>| {

@@ -48,7 +48,7 @@ use waiting_job::WaitingJob;
 /// ```
 /// use microbatch::{CancellationToken, Keyed};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let rows = Keyed::builder(|table: &'static str, rows: Vec<u64>| async move {
 ///     Ok::<_, String>(rows.iter().map(|row| format!("{table}/{row} of {}", rows.len())).collect())
@@ -98,7 +98,7 @@ impl<K, J, R> Drop for StopOnDrop<K, J, R> {
 ///     }
 /// }
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), microbatch::JobError> {
 /// let shards = Keyed::new_running(CancellationToken::new(), Shards);
 /// assert_eq!(shards.submit(2, 40).await?, 42);
@@ -307,7 +307,7 @@ where
     ///
     /// ```
     /// # use microbatch::{CancellationToken, Keyed, TrySubmitError};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let processor = |_tenant: u8, jobs: Vec<&'static str>| async move { Ok::<_, String>(jobs) };
     /// let tenants = Keyed::builder(processor)
@@ -462,7 +462,7 @@ where
     ///
     /// ```
     /// # use microbatch::{CancellationToken, Keyed};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let processor = |_tenant: u8, jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
     /// let tenants = Keyed::new_running(CancellationToken::new(), processor);

@@ -76,7 +76,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// use futures::{TryStreamExt, stream};
     /// use microbatch::{CancellationToken, MicroBatch};
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), microbatch::JobError> {
     /// let double = MicroBatch::new_running(CancellationToken::new(), |jobs: Vec<u64>| async move {
     ///     Ok::<_, String>(jobs.iter().map(|job| job * 2).collect())
@@ -127,7 +127,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// use futures::{TryStreamExt, stream};
     /// use microbatch::{CancellationToken, MicroBatch};
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let naps = MicroBatch::builder(|naps: Vec<u64>| async move {
     ///     tokio::time::sleep(Duration::from_millis(naps[0])).await;

@@ -33,7 +33,7 @@ use in_order::InOrder;
 /// use microbatch::{CancellationToken, MicroBatch};
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), tower::BoxError> {
 /// let squares = MicroBatch::new_running(CancellationToken::new(), |jobs: Vec<u64>| async move {
 ///     Ok::<_, String>(jobs.iter().map(|job| job * job).collect())
@@ -122,7 +122,7 @@ impl<J: Send + 'static, R: Send + 'static> Service<J> for MicroBatch<J, R> {
 /// use microbatch::{CancellationToken, MicroBatch, ServiceProcessor};
 /// use tower::{ServiceBuilder, service_fn};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), microbatch::JobError> {
 /// let bulk = ServiceBuilder::new()
 ///     .concurrency_limit(2)

@@ -50,7 +50,7 @@ use status_table::StatusTable;
 /// ```
 /// use microbatch::{CancellationToken, JobStatus, Tracked};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let squares = Tracked::builder(|jobs: Vec<u64>| async move {
 ///     Ok::<_, String>(jobs.iter().map(|job| job * job).collect())
@@ -292,7 +292,7 @@ where
     ///
     /// ```
     /// # use microbatch::{CancellationToken, JobError, Tracked};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), JobError> {
     /// # let payments = Tracked::new_running(
     /// #     CancellationToken::new(),
@@ -418,7 +418,7 @@ where
     ///
     /// ```
     /// # use microbatch::{CancellationToken, JobError, Tracked};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), JobError> {
     /// # let echo = Tracked::new_running(
     /// #     CancellationToken::new(),

@@ -131,7 +131,7 @@ where
     ///
     /// ```
     /// # use microbatch::{CancellationToken, Keyed};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let processor = |_tenant: u8, jobs: Vec<&'static str>| async move { Ok::<_, String>(jobs) };
     /// let tenants = Keyed::builder(processor)

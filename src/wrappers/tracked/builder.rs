@@ -111,7 +111,7 @@ where
     ///
     /// ```
     /// # use microbatch::{CancellationToken, Tracked};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let processor = |jobs: Vec<&'static str>| async move { Ok::<_, String>(jobs) };
     /// let tracked = Tracked::builder(processor)
