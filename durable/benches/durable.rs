@@ -223,7 +223,7 @@ fn fsync_times(folder: &Path) -> Result<Vec<Duration>, Error> {
     progress("fdatasync");
     let file = File::create(folder.join("fsync"))?;
     let time = |n| -> Result<Duration, Error> {
-        file.write_all_at(&[7; 4096], n * 4096)?;
+        file.write_all_at(&[7; 4096], n * 4096_u64)?;
         let started = Instant::now();
         file.sync_data()?;
         Ok(started.elapsed())

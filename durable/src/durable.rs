@@ -121,7 +121,7 @@ impl<J: Send + 'static> Durable<J> {
             return Err(TrySubmitError::Closed((id, job)));
         }
         if let Some(backlog) = &self.backlog
-            && backlog.room() == 0
+            && backlog.room() <= self.on_their_way()
         {
             if !backlog.refreshing.swap(true, Ordering::AcqRel)
                 && self.batcher.try_submit(Request::Refresh).is_err()
@@ -170,6 +170,12 @@ impl<J: Send + 'static> Durable<J> {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.batcher.stats()
+    }
+
+    /// Jobs that are submitted and not yet in the store.
+    fn on_their_way(&self) -> usize {
+        let stats = self.batcher.stats();
+        stats.waiting + stats.queued + stats.pending + stats.processing
     }
 
     fn request(&self, id: JobId, job: &J) -> Request {

@@ -118,7 +118,6 @@ impl Drop for Engine {
 impl OpenFile {
     fn open(shared: &Shared) -> Result<Self, RedbError> {
         let path = &*shared.path;
-        let is_new = !path.exists();
         let mut builder = ::redb::Builder::new();
         builder.set_cache_size(shared.options.cache_size);
         builder.set_check_integrity_on_open(shared.options.check_integrity);
@@ -131,7 +130,8 @@ impl OpenFile {
         });
         let from_redb = |error: ::redb::Error| RedbError::from_redb(path, error);
         let database = (shared.open)(&builder).map_err(|error| from_redb(error.into()))?;
-        if is_new && shared.options.is_file {
+        if shared.options.is_file && !shared.opened() {
+            // Also if the file was there: whoever made it may have died before this.
             sync_folder(path).map_err(|error| RedbError::io(path, error))?;
         }
         let note = shared.options.is_file.then(|| HolderNote::write(path));

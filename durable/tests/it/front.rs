@@ -108,6 +108,20 @@ async fn try_submit_alone_learns_that_there_is_room_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_on_its_way_to_the_store_counts_as_well() {
+    let store = MemoryStore::new();
+    let jobs = front(&store, 10);
+    let accepted: Vec<_> = (0..1000)
+        .filter_map(|n| jobs.try_submit(format!("{n}"), n).ok())
+        .collect();
+    assert_eq!(accepted.len(), 10);
+    for handle in accepted {
+        assert_eq!(handle.await.unwrap(), Appended::New);
+    }
+    assert_eq!(store.depth().await.unwrap().pending(), 10);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_backlog_that_was_there_before_counts() {
     let store = MemoryStore::new();
     front(&store, 9)
