@@ -39,3 +39,8 @@ pub use outcome::{Appended, IntoVerdict, Refusal, Settled, Verdict};
 #[cfg(feature = "redb")]
 pub use redb::{RedbError, RedbLease, RedbStore, RedbStoreBuilder};
 pub use store::{DeadLetters, Store};
+
+/// The chapter of the guide of `microbatch` that needs this crate.
+#[cfg(all(doctest, feature = "redb"))]
+#[doc = include_str!("../../src/guide/outliving.md")]
+struct GuideChapter;
