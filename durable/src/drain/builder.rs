@@ -100,7 +100,8 @@ where
             backoff: backoff_of(
                 ExponentialBuilder::new()
                     .with_min_delay(Duration::from_secs(1))
-                    .with_max_delay(Duration::from_secs(60))
+                    .with_factor(6.0)
+                    .with_max_delay(Duration::from_secs(600))
                     .with_jitter()
                     .without_max_times(),
             ),
@@ -216,11 +217,13 @@ impl<S, J, R, P, C> DrainBuilder<S, J, R, P, C> {
     }
 
     /// Sets the pause after each attempt, by any `backon` builder: the n-th pause follows
-    /// the n-th attempt, and the last one is used again if there are no more.
+    /// the n-th attempt, and the last one is used again if there are no more. Together they
+    /// are the longest outage of what the processor needs that no job dies of.
     ///
     /// # Default
     ///
-    /// Exponential from 1 second to 60, doubled each time, with jitter.
+    /// Exponential: 1, 6, 36 and 216 seconds with 5 attempts, at most 10 minutes each, and
+    /// with jitter, which adds up to as much again.
     pub fn backoff<B: BackoffBuilder + Clone + Send + Sync + 'static>(
         mut self,
         backoff: B,

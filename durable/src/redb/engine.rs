@@ -125,7 +125,7 @@ impl OpenFile {
         let shown = path.to_owned();
         builder.set_repair_callback(move |repair| {
             let progress = repair.progress();
-            tracing::info!(path = %shown.display(), progress, "repairing after an unclean end");
+            tracing::info!(path = %shown.display(), progress, "checking the file");
             on_repair(progress);
         });
         let from_redb = |error: ::redb::Error| RedbError::from_redb(path, error);

@@ -201,8 +201,8 @@ impl RedbStoreBuilder {
         self
     }
 
-    /// Sets what is told how far a repair is, from 0 to 1, if the file was not closed and
-    /// has to be walked through. It is called on the thread of the store.
+    /// Sets what is told how far the check at open is, or the repair of a file that was not
+    /// closed: from 0 to 1. It is called on the thread of the store.
     ///
     /// # Default
     ///
