@@ -32,10 +32,11 @@ pub(crate) async fn run(
         let mut worker = Worker::start(options, folder, &ledger).await?;
         let ended = worker
             .watch(&mut ledger, &mut progress, kill_at, stop)
-            .await?;
+            .await;
+        progress.leave();
+        let ended = ended?;
         ledger.end_worker(ended == End::Killed);
         ledger.took = started.elapsed();
-        progress.leave();
         if ended == End::Done || stop.is_cancelled() {
             return Ok(ledger);
         }
