@@ -44,3 +44,7 @@ pub use store::{DeadLetters, Store};
 #[cfg(all(doctest, feature = "redb"))]
 #[doc = include_str!("../../src/guide/outliving.md")]
 struct GuideChapter;
+
+#[cfg(all(doctest, feature = "redb"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
