@@ -307,7 +307,7 @@ async fn drain(folder: &Path, jobs: u64) -> Result<(f64, f64), Error> {
         .max_batch_size(100)
         .on_batch(move |batch| {
             let left = left.fetch_sub(batch.done as u64, Ordering::Relaxed) - batch.done as u64;
-            if left % 5000 == 0 {
+            if left.is_multiple_of(5000) {
                 progress(&format!("drain: {left} left"));
             }
             if left == 0 {
