@@ -1,4 +1,12 @@
-//! What the routes promise, by their router and over real connections.
+//! What the routes promise, by their router and over real connections, on SQLite and on
+//! PostgreSQL; and what the programs say.
+
+#[cfg(unix)]
+mod postgres;
+#[cfg(unix)]
+mod program;
+#[cfg(unix)]
+mod server;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +19,7 @@ use microbatch::CancellationToken;
 use microbatch_service::app::App;
 use microbatch_service::routes::router;
 use microbatch_service::serve::{own_origins, serve};
-use microbatch_service::store::{Postgres, Sqlite, Store};
+use microbatch_service::store::{Sqlite, Store};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -112,8 +120,11 @@ fn changed(field: &str, value: impl Into<Value>) -> Value {
 }
 
 #[tokio::test]
-async fn both_ways_store_and_one_loads() {
-    let service = Service::start().await;
+async fn both_ways_store_and_one_loads_in_sqlite() {
+    both_ways_store_and_one_loads(Service::start().await).await;
+}
+
+async fn both_ways_store_and_one_loads(service: Service) {
     for path in ["/flights", "/flights/row-by-row"] {
         let stored = service.post(path, flight()).await;
         assert_eq!(stored.status, StatusCode::CREATED);
@@ -150,8 +161,11 @@ async fn callers_in_one_batch_get_their_own_flights() {
 }
 
 #[tokio::test]
-async fn bad_requests_are_told_what_is_wrong() {
-    let service = Service::start().await;
+async fn bad_requests_are_told_what_is_wrong_on_sqlite() {
+    bad_requests_are_told_what_is_wrong(Service::start().await).await;
+}
+
+async fn bad_requests_are_told_what_is_wrong(service: Service) {
     for path in ["/flights", "/flights/row-by-row"] {
         let bad = [
             ("{".to_owned(), StatusCode::BAD_REQUEST),
@@ -298,22 +312,6 @@ async fn hostile_texts_are_data_and_never_part_of_the_page() {
     assert!(!metrics.windows(5).any(|part| part == b"alert"));
 }
 
-/// With `DATABASE_URL` set.
-#[tokio::test]
-async fn postgres_keeps_what_sqlite_keeps() {
-    let Ok(url) = std::env::var("DATABASE_URL") else {
-        eprintln!("skipped: no DATABASE_URL");
-        return;
-    };
-    let store = Store::Postgres(Postgres::connect(&url).await.unwrap());
-    let service = Service::with(store, tempfile::tempdir().unwrap());
-    hostile_texts_come_back(&service).await;
-    service
-        .post("/settings", json!({ "max_in_flight": 4 }))
-        .await;
-    callers_get_their_own_flights(service).await;
-}
-
 #[tokio::test]
 async fn settings_take_effect() {
     let service = Service::start().await;
@@ -416,8 +414,11 @@ fn nobody_controls_a_public_address_unless_named() {
 
 /// An open event stream has held up a graceful stop for ever.
 #[tokio::test]
-async fn a_stop_drains_with_an_event_stream_open() {
-    let service = Service::start().await;
+async fn a_stop_drains_into_sqlite_with_an_event_stream_open() {
+    a_stop_drains_with_an_event_stream_open(Service::start().await).await;
+}
+
+async fn a_stop_drains_with_an_event_stream_open(service: Service) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(serve(listener, Arc::clone(&service.app)));
@@ -462,7 +463,7 @@ async fn a_stop_drains_with_an_event_stream_open() {
         (&json!(301), &json!(301))
     );
     assert_eq!(last["ended"], json!(true));
-    let stopped = timeout(Duration::from_secs(5), server).await;
+    let stopped = timeout(Duration::from_secs(30), server).await;
     stopped.expect("the stop is held up").unwrap().unwrap();
 
     let late = service.post("/flights", flight()).await;
