@@ -46,7 +46,7 @@ use crate::storage::{BatchStorage, MemoryStorage};
 /// use std::time::Duration;
 /// use microbatch::{CancellationToken, MicroBatch};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let words = MicroBatch::builder(|words: Vec<&'static str>| async move {
 ///     Ok::<_, String>(words.iter().map(|word| word.len()).collect())
@@ -111,6 +111,25 @@ where
 {
     /// Sets how many jobs a batch holds at most; a batch of that size is
     /// flushed at once. A hard limit. Default 3; zero is refused.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, MicroBatch};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // Each job learns how many jobs its batch holds.
+    /// let sizes = MicroBatch::builder(|jobs: Vec<u8>| async move {
+    ///     Ok::<_, String>(vec![jobs.len(); jobs.len()])
+    /// })
+    /// .max_batch_size(2)
+    /// .build_running(CancellationToken::new())?;
+    ///
+    /// let results = tokio::try_join!(sizes.submit(1), sizes.submit(2), sizes.submit(3))?;
+    /// assert_eq!(results, (2, 2, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_batch_size(mut self, jobs: usize) -> Self {
         self.policy.settings.max_batch_size = jobs;
         self
@@ -131,6 +150,25 @@ where
     /// while nothing is due. Anything later stays with Tokio's timer, and so
     /// does everything on a runtime whose clock is paused or ever was: in
     /// virtual time the feature changes nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use microbatch::{CancellationToken, MicroBatch};
+    /// # use tokio::time::Instant;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let rows = MicroBatch::builder(|rows: Vec<u8>| async move { Ok::<_, String>(rows) })
+    ///     .interval(Duration::from_millis(20))
+    ///     .build_running(CancellationToken::new())?;
+    ///
+    /// let start = Instant::now();
+    /// assert_eq!(rows.submit(1).await?, 1); // no other job comes
+    /// assert!((20..=21).contains(&start.elapsed().as_millis()));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn interval(mut self, interval: Duration) -> Self {
         self.policy.settings.interval = interval;
         self
@@ -140,6 +178,22 @@ where
     /// beyond it `submit` waits. Default 100; zero is refused. The loop takes
     /// up one full batch and leaves the rest in the queue while the processor
     /// is busy.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::MicroBatch;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let rows = MicroBatch::builder(|rows: Vec<u8>| async move { Ok::<_, String>(rows) })
+    ///     .queue_capacity(2)
+    ///     .build()?; // not started, so nothing leaves the queue
+    ///
+    /// let _handles = [1, 2, 3].map(|row| rows.submit(row));
+    /// let stats = rows.stats();
+    /// assert_eq!((stats.queued, stats.waiting), (2, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn queue_capacity(mut self, jobs: usize) -> Self {
         self.policy.queue_capacity = jobs;
         self
@@ -147,6 +201,27 @@ where
 
     /// Sets how long a stop may drain before it gives up. Default 5 s; zero is
     /// refused, and [`Duration::MAX`] means for ever.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use microbatch::{CancellationToken, MicroBatch, ShutdownTimeout};
+    /// # use tokio::time::Instant;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let hung = |_: Vec<u8>| std::future::pending::<Result<Vec<u8>, String>>();
+    /// let batcher = MicroBatch::builder(hung)
+    ///     .shutdown_timeout(Duration::from_secs(2))
+    ///     .build_running(CancellationToken::new())?;
+    /// let _handle = batcher.submit(1);
+    ///
+    /// let start = Instant::now();
+    /// assert_eq!(batcher.shutdown().await, Err(ShutdownTimeout { abandoned: 1 }));
+    /// assert_eq!(start.elapsed().as_secs(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.policy.shutdown_timeout = timeout;
         self
@@ -154,6 +229,29 @@ where
 
     /// Sets how many batches are processed side by side. Default 1, at which
     /// they run strictly one after the other; zero is refused.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use microbatch::{CancellationToken, MicroBatch};
+    /// # use tokio::time::{Instant, sleep};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let calls = MicroBatch::builder(|jobs: Vec<u8>| async move {
+    ///     sleep(Duration::from_secs(1)).await;
+    ///     Ok::<_, String>(jobs)
+    /// })
+    /// .max_batch_size(1)
+    /// .max_in_flight(3)
+    /// .build_running(CancellationToken::new())?;
+    ///
+    /// let start = Instant::now();
+    /// tokio::try_join!(calls.submit(1), calls.submit(2), calls.submit(3))?;
+    /// assert_eq!(start.elapsed().as_secs(), 1); // three batches at the same time
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_in_flight(mut self, batches: usize) -> Self {
         self.policy.settings.max_in_flight = batches;
         self
@@ -167,6 +265,27 @@ where
     /// alone weighs more than the limit is refused as
     /// [`JobError::TooHeavy`](crate::JobError::TooHeavy). Jobs of weight zero
     /// are flushed by size and interval.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, JobError, MicroBatch};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // Each text learns what else is in its batch.
+    /// let texts = MicroBatch::builder(|texts: Vec<&'static str>| async move {
+    ///     Ok::<_, String>(vec![texts.concat(); texts.len()])
+    /// })
+    /// .max_batch_weight(8, |text| text.len())
+    /// .build_running(CancellationToken::new())?;
+    ///
+    /// let [a, b, c] = ["four", "five", "six"].map(|text| texts.submit(text));
+    /// assert_eq!((a.await?.len(), b.await?.len(), c.await?.len()), (8, 8, 3));
+    /// let refused = texts.submit("eleven long").await;
+    /// assert!(matches!(refused, Err(JobError::TooHeavy { weight: 11, limit: 8 })));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_batch_weight<F>(mut self, limit: usize, weigh: F) -> Self
     where
         F: Fn(&J) -> usize + Send + Sync + 'static,
@@ -181,6 +300,32 @@ where
     ///
     /// This is the policy of least latency where a flush has no price of its
     /// own (Deb and Serfozo 1973, "Optimal control of batch service queues").
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use microbatch::{CancellationToken, MicroBatch};
+    /// # use tokio::time::{Instant, sleep};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let sizes = MicroBatch::builder(|jobs: Vec<u8>| async move {
+    ///     sleep(Duration::from_millis(10)).await;
+    ///     Ok::<_, String>(vec![jobs.len(); jobs.len()])
+    /// })
+    /// .flush_when_idle(true)
+    /// .max_batch_size(100)
+    /// .build_running(CancellationToken::new())?;
+    ///
+    /// let start = Instant::now();
+    /// let lone = sizes.submit(1);
+    /// sleep(Duration::from_millis(5)).await; // its batch is in flight, so these two wait for it
+    /// let results = tokio::try_join!(lone, sizes.submit(2), sizes.submit(3))?;
+    /// assert_eq!(results, (1, 2, 2));
+    /// assert_eq!(start.elapsed().as_millis(), 20); // two batches, and no interval
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn flush_when_idle(mut self, idle: bool) -> Self {
         self.policy.settings.flush_when_idle = idle;
         self
@@ -201,6 +346,30 @@ where
     /// No rule that does not know the future comes closer to the best than a
     /// factor of two, which this one keeps (Dooly, Goldman and Scott 2001,
     /// "On-line analysis of the TCP acknowledgment delay problem").
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use microbatch::{CancellationToken, MicroBatch};
+    /// # use tokio::time::Instant;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let orders = MicroBatch::builder(|orders: Vec<u8>| async move { Ok::<_, String>(orders) })
+    ///     .flush_cost(Duration::from_millis(40))
+    ///     .max_batch_size(100)
+    ///     .build_running(CancellationToken::new())?;
+    ///
+    /// let start = Instant::now();
+    /// orders.submit(1).await?;
+    /// assert!((40..=41).contains(&start.elapsed().as_millis())); // one job waits 40 ms
+    ///
+    /// let start = Instant::now();
+    /// orders.submit_all([1, 2, 3, 4]).await;
+    /// assert!((10..=11).contains(&start.elapsed().as_millis())); // four wait 10 ms each
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn flush_cost(mut self, cost: Duration) -> Self {
         if cost.is_zero() {
             self.policy.settings.flush_cost = None;
@@ -218,6 +387,24 @@ where
     /// are withdrawn. A [`storage`](Self::storage) of your own is then asked for all
     /// its jobs, and the others are appended again in the order in which they were
     /// accepted. Each job costs two more allocations.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, MicroBatch};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let echo = MicroBatch::builder(|jobs: Vec<u8>| async move { Ok::<_, String>(jobs) })
+    ///     .cancel_on_drop(true)
+    ///     .build_running(CancellationToken::new())?;
+    ///
+    /// drop(echo.submit(1)); // its caller has gone
+    /// assert_eq!(echo.submit(2).await?, 2);
+    /// let stats = echo.stats();
+    /// assert_eq!((stats.completed, stats.withdrawn), (1, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn cancel_on_drop(mut self, cancel: bool) -> Self {
         self.cancel_on_drop = cancel;
         self
@@ -243,7 +430,7 @@ where
     /// use microbatch::{CancellationToken, MicroBatch};
     /// use tokio::sync::Semaphore;
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let connections = Arc::new(Semaphore::new(0));
     /// let rows = MicroBatch::builder(|rows: Vec<u8>| async move { Ok::<_, String>(rows) })
@@ -278,6 +465,29 @@ where
     ///
     /// The loop gives a storage set here up to `queue_capacity` jobs, and at least a
     /// batch, before it leaves the others in the queue.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::atomic::{AtomicU32, Ordering};
+    /// # use microbatch::{CancellationToken, Lanes, MicroBatch};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// static BATCHES: AtomicU32 = AtomicU32::new(0);
+    /// // Each order learns the number of its batch.
+    /// let orders = MicroBatch::builder(|orders: Vec<u32>| async move {
+    ///     Ok::<_, String>(vec![BATCHES.fetch_add(1, Ordering::Relaxed); orders.len()])
+    /// })
+    /// .max_batch_size(1)
+    /// .storage(Lanes::new(2, |order: &u32| usize::from(*order < 100))) // large ones first
+    /// .build()?;
+    ///
+    /// let (small, large) = (orders.submit(5), orders.submit(500));
+    /// tokio::spawn(orders.start(CancellationToken::new()));
+    /// assert_eq!((small.await?, large.await?), (1, 0));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn storage<T: BatchStorage<J, R>>(self, storage: T) -> MicroBatchBuilder<J, R, P, T> {
         MicroBatchBuilder {
             storage,
@@ -309,6 +519,42 @@ where
     /// For that, the span of a caller is held open until its batch is cut, or until its
     /// job is withdrawn, even where the caller has gone. A layer that ends a span when it
     /// closes reports it that late, up to an interval later than the caller left it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::io;
+    /// # use std::sync::{Arc, Mutex};
+    /// # use microbatch::{CancellationToken, MicroBatch};
+    /// # use tracing_subscriber::util::SubscriberInitExt;
+    /// # #[derive(Clone, Default)]
+    /// # struct Log(Arc<Mutex<Vec<u8>>>);
+    /// # impl io::Write for Log {
+    /// #     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+    /// #         self.0.lock().unwrap().extend_from_slice(text);
+    /// #         Ok(text.len())
+    /// #     }
+    /// #     fn flush(&mut self) -> io::Result<()> {
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let log = Log::default();
+    /// # let writer = log.clone();
+    /// // `log` is a writer in memory.
+    /// let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    /// let _guard = subscriber.set_default();
+    ///
+    /// let rows = MicroBatch::builder(|_: Vec<u8>| async { Err::<Vec<u8>, _>("disk full") })
+    ///     .name("rows")
+    ///     .build_running(CancellationToken::new())?;
+    /// assert!(rows.submit(1).await.is_err()); // logged, within the span of its batch
+    /// # let log = String::from_utf8(log.0.lock().unwrap().clone())?;
+    /// assert!(log.contains(r#"batch{name="rows" size=1"#), "{log}");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(Arc::from(name.into()));
         self
@@ -319,6 +565,25 @@ where
     ///
     /// It runs in the batch's task, so it should be quick. Its panic is logged
     /// and changes nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, FlushReason, MicroBatch};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let (sender, mut reports) = tokio::sync::mpsc::unbounded_channel();
+    /// let rows = MicroBatch::builder(|rows: Vec<u8>| async move { Ok::<_, String>(rows) })
+    ///     .on_batch(move |batch| {
+    ///         let _ = sender.send((batch.size, batch.reason, batch.error.is_some()));
+    ///     })
+    ///     .build_running(CancellationToken::new())?;
+    ///
+    /// rows.submit_all([1, 2, 3]).await;
+    /// assert_eq!(reports.recv().await, Some((3, FlushReason::Size, false)));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn on_batch<F>(mut self, hook: F) -> Self
     where
         F: Fn(&BatchReport<'_>) + Send + Sync + 'static,
@@ -333,6 +598,21 @@ where
     /// # Errors
     ///
     /// [`BuildError`] names the first option whose value means nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{BuildError, MicroBatch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let echo = |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
+    /// let refused = MicroBatch::builder(echo).max_in_flight(0).build();
+    /// assert_eq!(refused.unwrap_err(), BuildError::Zero("max_in_flight"));
+    ///
+    /// let built = MicroBatch::builder(echo).max_in_flight(2).build()?;
+    /// assert!(!built.is_running());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn build(self) -> Result<MicroBatch<J, R>, BuildError> {
         self.validate()?;
         Ok(self.assemble())
@@ -347,6 +627,26 @@ where
     /// # Panics
     ///
     /// Outside a Tokio runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, MicroBatch};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let cancel = CancellationToken::new();
+    /// let echo = MicroBatch::builder(|jobs: Vec<u8>| async move { Ok::<_, String>(jobs) })
+    ///     .flush_when_idle(true)
+    ///     .build_running(cancel.child_token())?;
+    /// assert!(echo.is_running());
+    /// assert_eq!(echo.submit(1).await?, 1);
+    ///
+    /// cancel.cancel(); // stops all that have a token of this one
+    /// echo.shutdown().await?; // waits for the end
+    /// assert!(!echo.is_running());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn build_running(self, cancel: CancellationToken) -> Result<MicroBatch<J, R>, BuildError> {
         let micro_batch = self.build()?;
         micro_batch.spawn(cancel);

@@ -6,6 +6,22 @@ use crate::settings::Settings;
 
 impl<J, R> MicroBatch<J, R> {
     /// Returns the settings that are in force.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::MicroBatch;
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let echo = MicroBatch::builder(|jobs: Vec<u8>| async move { Ok::<_, String>(jobs) })
+    ///     .interval(Duration::from_millis(5))
+    ///     .build()?;
+    /// let settings = echo.settings();
+    /// assert_eq!(settings.interval, Duration::from_millis(5));
+    /// assert_eq!(settings.max_batch_size, 3); // the default
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn settings(&self) -> Settings {
         self.queue().settings()
@@ -39,7 +55,7 @@ impl<J, R> MicroBatch<J, R> {
     /// use std::time::Duration;
     /// use microbatch::{CancellationToken, MicroBatch};
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let echo = MicroBatch::new_running(
     ///     CancellationToken::new(),
@@ -102,15 +118,58 @@ impl<J, R> MicroBatch<J, R> {
     }
 
     /// Ends a pause.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, MicroBatch};
+    /// # use std::time::Duration;
+    /// # use tokio::time::{Instant, sleep};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let rows = MicroBatch::new_running(
+    /// #     CancellationToken::new(),
+    /// #     |rows: Vec<u8>| async move { Ok::<_, String>(rows) },
+    /// # );
+    /// rows.pause();
+    /// let waiting = rows.submit(1);
+    /// sleep(Duration::from_secs(60)).await; // the database restarts
+    ///
+    /// let resumed = Instant::now();
+    /// rows.resume();
+    /// assert_eq!(waiting.await?, 1); // it was overdue, and goes at once
+    /// assert!(resumed.elapsed() < Duration::from_millis(2));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn resume(&self) {
         self.queue().set_paused(false);
     }
 
     /// Returns whether batches are held back by [`pause`](Self::pause).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, MicroBatch};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let rows = MicroBatch::new_running(
+    /// #     CancellationToken::new(),
+    /// #     |rows: Vec<u8>| async move { Ok::<_, String>(rows) },
+    /// # );
+    /// rows.pause();
+    /// assert!(rows.is_paused());
+    /// rows.shutdown().await?; // a stop ends a pause
+    /// assert!(!rows.is_paused());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.queue().is_paused()
     }
+
     /// Tells the recorder of the `metrics` crate what is so now, for a handler of scrapes to
     /// call before it renders.
     ///
@@ -144,9 +203,13 @@ impl<J, R> MicroBatch<J, R> {
     ///
     /// ```
     /// # use microbatch::{CancellationToken, MicroBatch};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// // A recorder is installed first, such as that of `metrics-exporter-prometheus`.
+    /// # let recorder = DebuggingRecorder::new();
+    /// # let exporter = recorder.snapshotter();
+    /// # recorder.install()?;
     /// let rows = MicroBatch::builder(|rows: Vec<u8>| async move { Ok::<_, String>(rows) })
     ///     .name("rows")
     ///     .build_running(CancellationToken::new())?;
@@ -157,9 +220,16 @@ impl<J, R> MicroBatch<J, R> {
     ///             rows.record_metrics();
     ///         }
     ///         // `handle.render()` of the exporter.
+    /// #         let metrics = exporter.snapshot().into_vec().into_iter();
+    /// #         let mut accepted = metrics.filter_map(|(key, _, _, value)| match value {
+    /// #             DebugValue::Counter(n) if key.key().name().contains("accepted") => Some(n),
+    /// #             _ => None,
+    /// #         });
+    /// #         accepted.next()
     ///     }
     /// };
-    /// # scrape();
+    /// let _handles = [rows.submit(1), rows.submit(2)]; // no batch has finished
+    /// assert_eq!(scrape(), Some(2)); // `microbatch_jobs_accepted_total`
     /// # Ok(())
     /// # }
     /// ```

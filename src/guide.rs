@@ -18,6 +18,7 @@
 //! - [`stopping`]: stages in order, signals, threads
 //! - [`scaling`]: past one loop
 //! - [`models`]: batched inference
+//! - [`outliving`]: jobs on disk, which a process that dies does not lose
 //!
 //! **Coming from elsewhere**
 //!
@@ -70,6 +71,11 @@ pub mod scaling {}
 #[doc = include_str!("guide/models.md")]
 #[doc = include_str!("guide/links.md")]
 pub mod models {}
+
+// Its programs need `microbatch-durable`, whose doctests run them.
+#[cfg_attr(not(doctest), doc = include_str!("guide/outliving.md"))]
+#[cfg_attr(not(doctest), doc = include_str!("guide/links.md"))]
+pub mod outliving {}
 
 #[doc = include_str!("guide/from_tower.md")]
 #[doc = include_str!("guide/links.md")]

@@ -38,6 +38,27 @@ use crate::error::JobError;
 ///
 /// Awaiting `&mut handle`, in a `select!` or under a timeout, loses nothing:
 /// neither the result nor the job's position among those that wait for room.
+///
+/// # Examples
+///
+/// ```
+/// # use std::time::Duration;
+/// use microbatch::{CancellationToken, JobHandle, MicroBatch};
+/// use tokio::time::timeout;
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let slow = MicroBatch::new_running(CancellationToken::new(), |jobs: Vec<u8>| async move {
+/// #     tokio::time::sleep(Duration::from_secs(3)).await;
+/// #     Ok::<_, String>(jobs)
+/// # });
+/// let mut handle: JobHandle<u8> = slow.submit(7);
+/// assert!(timeout(Duration::from_secs(2), &mut handle).await.is_err());
+/// // Tell the client that it takes longer, and go on.
+/// assert_eq!(handle.await?, 7);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "dropping the handle loses the result and, where the queue is full, the job"]
 pub struct JobHandle<R> {
     reply: ReplyReceiver<R>,
@@ -145,7 +166,7 @@ impl<R> JobHandle<R> {
     ///
     /// ```
     /// # use microbatch::{CancellationToken, JobError, MicroBatch};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), JobError> {
     /// # let rows = MicroBatch::new_running(
     /// #     CancellationToken::new(),
@@ -179,6 +200,24 @@ impl<R> JobHandle<R> {
     }
 
     /// Returns whether the handle would resolve at once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, MicroBatch};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let echo = MicroBatch::new_running(
+    /// #     CancellationToken::new(),
+    /// #     |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) },
+    /// # );
+    /// let [first, second, third, fourth] = [1, 2, 3, 4].map(|job| echo.submit(job));
+    /// assert_eq!(first.await?, 1);
+    /// assert!(second.is_finished() && third.is_finished()); // of the same batch
+    /// assert!(!fourth.is_finished());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.reply.is_ready()

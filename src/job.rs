@@ -18,6 +18,45 @@ use crate::error::JobError;
 ///
 /// Dropping it resolves the job's handle as
 /// [`JobError::Abandoned`].
+///
+/// # Examples
+///
+/// A storage that holds two jobs at most, and drops the oldest for a new one:
+///
+/// ```
+/// use std::collections::VecDeque;
+/// use microbatch::{BatchStorage, CancellationToken, JobError, MicroBatch, PendingJob};
+///
+/// struct Newest(VecDeque<PendingJob<u8, u8>>);
+///
+/// impl BatchStorage<u8, u8> for Newest {
+///     fn append(&mut self, job: PendingJob<u8, u8>) {
+///         if self.0.len() == 2 {
+///             self.0.pop_front();
+///         }
+///         self.0.push_back(job);
+///     }
+/// #     fn len(&self) -> usize {
+/// #         self.0.len()
+/// #     }
+/// #     fn take(&mut self, max_jobs: usize, _: usize) -> Vec<PendingJob<u8, u8>> {
+/// #         self.0.drain(..max_jobs.min(self.0.len())).collect()
+/// #     }
+///     // `len` and `take` as usual.
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let frames = MicroBatch::builder(|frames: Vec<u8>| async move { Ok::<_, String>(frames) })
+///     .storage(Newest(VecDeque::new()))
+///     .build()?;
+/// let [first, second, third] = [1, 2, 3].map(|frame| frames.submit(frame));
+/// tokio::spawn(frames.start(CancellationToken::new()));
+/// assert!(matches!(first.await, Err(JobError::Abandoned)));
+/// assert_eq!((second.await?, third.await?), (2, 3));
+/// # Ok(())
+/// # }
+/// ```
 pub struct PendingJob<J, R> {
     job: J,
     reply: ReplySender<R>,
@@ -81,6 +120,44 @@ impl<J, R> PendingJob<J, R> {
     }
 
     /// Returns the job.
+    ///
+    /// # Examples
+    ///
+    /// A storage that gives the smallest numbers first:
+    ///
+    /// ```
+    /// # use microbatch::{BatchStorage, CancellationToken, MicroBatch, PendingJob};
+    /// struct Sorted(Vec<PendingJob<u32, u32>>);
+    ///
+    /// impl BatchStorage<u32, u32> for Sorted {
+    ///     fn append(&mut self, pending: PendingJob<u32, u32>) {
+    ///         let place = self.0.partition_point(|other| other.job() <= pending.job());
+    ///         self.0.insert(place, pending);
+    ///     }
+    ///     // `len` and `take` as usual.
+    /// #     fn len(&self) -> usize {
+    /// #         self.0.len()
+    /// #     }
+    /// #     fn take(&mut self, max_jobs: usize, _: usize) -> Vec<PendingJob<u32, u32>> {
+    /// #         self.0.drain(..max_jobs.min(self.0.len())).collect()
+    /// #     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let firsts = MicroBatch::builder(|jobs: Vec<u32>| async move {
+    /// #     Ok::<_, String>(vec![jobs[0]; jobs.len()])
+    /// # })
+    /// # .storage(Sorted(Vec::new()))
+    /// # .build()?;
+    /// let handles = [9, 2, 7].map(|job| firsts.submit(job)); // each learns the first of its batch
+    /// tokio::spawn(firsts.start(CancellationToken::new()));
+    /// for handle in handles {
+    ///     assert_eq!(handle.await?, 2);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn job(&self) -> &J {
         &self.job
     }
@@ -88,6 +165,47 @@ impl<J, R> PendingJob<J, R> {
     /// Returns what the weight function of
     /// [`max_batch_weight`](crate::MicroBatchBuilder::max_batch_weight) said of
     /// the job; zero where none is set.
+    ///
+    /// # Examples
+    ///
+    /// A storage that holds 10 bytes at most, and refuses what goes beyond:
+    ///
+    /// ```
+    /// # use std::collections::VecDeque;
+    /// # use microbatch::{BatchStorage, CancellationToken, JobError, MicroBatch, PendingJob};
+    /// struct Bounded(VecDeque<PendingJob<&'static str, ()>>);
+    ///
+    /// impl BatchStorage<&'static str, ()> for Bounded {
+    ///     fn append(&mut self, job: PendingJob<&'static str, ()>) {
+    ///         let held: usize = self.0.iter().map(PendingJob::weight).sum();
+    ///         if held + job.weight() <= 10 {
+    ///             self.0.push_back(job); // otherwise it is dropped
+    ///         }
+    ///     }
+    ///     // `len` and `take` as usual.
+    /// #     fn len(&self) -> usize {
+    /// #         self.0.len()
+    /// #     }
+    /// #     fn take(&mut self, max_jobs: usize, _: usize) -> Vec<PendingJob<&'static str, ()>> {
+    /// #         self.0.drain(..max_jobs.min(self.0.len())).collect()
+    /// #     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let texts = MicroBatch::builder(|texts: Vec<&'static str>| async move {
+    ///     Ok::<_, String>(vec![(); texts.len()])
+    /// })
+    /// .max_batch_weight(100, |text| text.len())
+    /// .storage(Bounded(VecDeque::new()))
+    /// .build()?;
+    /// let (fits, too_much) = (texts.submit("8 bytes."), texts.submit("bytes"));
+    /// tokio::spawn(texts.start(CancellationToken::new()));
+    /// assert!(matches!(too_much.await, Err(JobError::Abandoned)));
+    /// fits.await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn weight(&self) -> usize {
         self.weight
     }

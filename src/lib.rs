@@ -4,7 +4,7 @@
 //! ```
 //! use microbatch::{CancellationToken, MicroBatch};
 //!
-//! # #[tokio::main(flavor = "current_thread")]
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let lengths = MicroBatch::builder(|words: Vec<&'static str>| async move {
 //!     Ok::<_, String>(words.iter().map(|word| word.len()).collect()) // one bulk call
@@ -40,6 +40,8 @@
 //! Intervals below a millisecond need the feature `fine-timer`.
 
 #![forbid(unsafe_code)]
+// docs.rs builds with this, so that items of a feature say so.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 
 mod builder;
@@ -74,6 +76,26 @@ pub use processor::{Retry, RetryItems};
 pub use report::{BatchReport, FlushReason, Stats};
 pub use settings::Settings;
 pub use storage::{BatchStorage, Lanes, MemoryStorage, Similar};
+/// Stops micro-batchers: each drains what it has accepted once its token is cancelled. It is
+/// that of the `tokio-util` crate.
+///
+/// ```
+/// use microbatch::{CancellationToken, MicroBatch};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let echo = |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
+/// let stop = CancellationToken::new();
+/// let reads = MicroBatch::new_running(stop.child_token(), echo);
+/// let writes = MicroBatch::new_running(stop.child_token(), echo);
+/// let (read, write) = (reads.submit(1), writes.submit(2));
+///
+/// stop.cancel();
+/// assert_eq!((read.await?, write.await?), (1, 2));
+/// assert!(reads.is_closed() && writes.is_closed());
+/// # Ok(())
+/// # }
+/// ```
 pub use tokio_util::sync::CancellationToken;
 pub use wrappers::keyed::{Keyed, KeyedBuilder, KeyedJob, KeyedOptions, KeyedProcessor, PerKey};
 pub use wrappers::stream::{SubmitStream, SubmitStreamUnordered};

@@ -34,7 +34,7 @@ use crate::storage::BatchStorage;
 /// ```
 /// use microbatch::{CancellationToken, MicroBatch};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), microbatch::JobError> {
 /// let squares = MicroBatch::new_running(CancellationToken::new(), |jobs: Vec<u64>| async move {
 ///     Ok::<_, String>(jobs.iter().map(|job| job * job).collect())
@@ -86,6 +86,28 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// until [`start`](Self::start).
     ///
     /// Jobs may be submitted before; they wait in the queue.
+    ///
+    /// # Examples
+    ///
+    /// A program may make it before there is a runtime:
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, MicroBatch};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let lengths = MicroBatch::new(|words: Vec<&'static str>| async move {
+    ///     Ok::<_, String>(words.iter().map(|word| word.len()).collect())
+    /// });
+    /// let early = lengths.submit("early");
+    ///
+    /// let runtime = tokio::runtime::Builder::new_current_thread()
+    ///     .enable_all()
+    /// #     .start_paused(true)
+    ///     .build()?;
+    /// runtime.spawn(lengths.start(CancellationToken::new()));
+    /// assert_eq!(runtime.block_on(early)?, 5);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new<P: BatchProcessor<J, R>>(processor: P) -> Self {
         Self::builder(processor).assemble()
     }
@@ -96,6 +118,26 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// # Panics
     ///
     /// Outside a Tokio runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, JobError, MicroBatch};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let cancel = CancellationToken::new();
+    /// let echo = MicroBatch::new_running(
+    ///     cancel.clone(),
+    ///     |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) },
+    /// );
+    /// assert_eq!(echo.submit(1).await?, 1);
+    ///
+    /// cancel.cancel();
+    /// echo.shutdown().await?; // waits for the end
+    /// assert!(matches!(echo.submit(2).await, Err(JobError::Closed)));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new_running<P: BatchProcessor<J, R>>(cancel: CancellationToken, processor: P) -> Self {
         let micro_batch = Self::new(processor);
         micro_batch.spawn(cancel);
@@ -103,6 +145,24 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     }
 
     /// Returns a builder with the default options.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use microbatch::{CancellationToken, MicroBatch};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let rows = MicroBatch::builder(|rows: Vec<u8>| async move { Ok::<_, String>(rows) })
+    ///     .max_batch_size(500)
+    ///     .interval(Duration::from_millis(10))
+    ///     .build_running(CancellationToken::new())?;
+    /// assert_eq!(rows.submit(1).await?, 1);
+    /// assert_eq!(rows.settings().max_batch_size, 500);
+    /// assert_eq!(rows.settings().max_in_flight, 1); // the default
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn builder<P: BatchProcessor<J, R>>(processor: P) -> MicroBatchBuilder<J, R, P> {
         MicroBatchBuilder::new(processor)
     }
@@ -160,7 +220,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// ```
     /// use microbatch::{CancellationToken, MicroBatch};
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let echo = MicroBatch::new(|jobs: Vec<u8>| async move { Ok::<_, String>(jobs) });
     /// let early = echo.submit(1);
@@ -211,6 +271,24 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     ///
     /// Once polled, the stop goes on by itself; dropping the future only stops
     /// the waiting.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use microbatch::{CancellationToken, JobError, MicroBatch};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let rows = MicroBatch::builder(|rows: Vec<u8>| async move { Ok::<_, String>(rows) })
+    ///     .interval(Duration::MAX)
+    ///     .build_running(CancellationToken::new())?;
+    /// let accepted = rows.submit(1);
+    /// rows.shutdown().await?;
+    /// assert_eq!(accepted.await?, 1); // processed, without waiting for the interval
+    /// assert!(matches!(rows.submit(2).await, Err(JobError::Closed)));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn shutdown(
         &self,
     ) -> impl Future<Output = Result<(), ShutdownTimeout>> + Send + 'static + use<J, R> {
@@ -236,6 +314,27 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// Never fails by itself: a job that is not accepted resolves its handle as
     /// [`JobError::Closed`] or [`JobError::TooHeavy`], and as
     /// [`JobError::Panicked`] where the weight function panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, MicroBatch};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let square = |jobs: Vec<u64>| async move {
+    /// #     Ok::<_, String>(jobs.iter().map(|job| job * job).collect())
+    /// # };
+    /// # let squares = MicroBatch::new_running(CancellationToken::new(), square);
+    /// let handles = [2, 3, 4].map(|job| squares.submit(job)); // one batch of three
+    /// let mut sum = 0;
+    /// for handle in handles {
+    ///     sum += handle.await?;
+    /// }
+    /// assert_eq!(sum, 4 + 9 + 16);
+    /// assert_eq!(squares.stats().batches, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn submit(&self, job: J) -> JobHandle<R> {
         let (job, handle) = match self.shared.weigh(&job) {
             Ok(weight) => self.shared.pending(job, weight),
@@ -305,7 +404,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     ///
     /// ```
     /// # use microbatch::{CancellationToken, MicroBatch};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let echo = MicroBatch::new_running(
     /// #     CancellationToken::new(),
@@ -338,7 +437,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     ///
     /// ```
     /// # use microbatch::{CancellationToken, JobError, MicroBatch};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), JobError> {
     /// # let double = MicroBatch::new_running(
     /// #     CancellationToken::new(),
@@ -380,7 +479,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     ///
     /// ```
     /// # use microbatch::{CancellationToken, MicroBatch};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() {
     /// # let echo = MicroBatch::new_running(
     /// #     CancellationToken::new(),
@@ -402,18 +501,79 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     }
 
     /// Returns whether the loop has been started and has not ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, MicroBatch};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let echo = MicroBatch::new(|jobs: Vec<u8>| async move { Ok::<_, String>(jobs) });
+    /// assert!(!echo.is_running());
+    /// let run = tokio::spawn(echo.start(CancellationToken::new()));
+    /// assert!(echo.is_running());
+    /// echo.shutdown().await?;
+    /// assert!(!echo.is_running());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_running(&self) -> bool {
         matches!(*self.shared.lifecycle(), Lifecycle::Started) && !self.shared.queue.has_ended()
     }
 
     /// Returns whether jobs are no longer accepted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, MicroBatch};
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let slow = MicroBatch::new_running(CancellationToken::new(), |jobs: Vec<u8>| async move {
+    /// #     tokio::time::sleep(Duration::from_secs(1)).await;
+    /// #     Ok::<_, String>(jobs)
+    /// # });
+    /// let ready = || !slow.is_closed(); // what a load balancer asks
+    /// assert!(ready());
+    /// let handle = slow.submit(1);
+    /// let stopping = tokio::spawn(slow.shutdown());
+    /// assert_eq!(handle.await?, 1); // drained
+    /// assert!(!ready());
+    /// # stopping.await??;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.shared.queue.is_closed()
     }
 
     /// Returns counters and gauges of this moment.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, MicroBatch};
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let rows = MicroBatch::new_running(
+    /// #     CancellationToken::new(),
+    /// #     |rows: Vec<u8>| async move { Ok::<_, String>(rows) },
+    /// # );
+    /// let (first, second) = (rows.submit(1), rows.submit(2));
+    /// tokio::time::sleep(Duration::from_millis(1)).await; // the loop takes them up
+    /// let now = rows.stats();
+    /// assert_eq!((now.accepted, now.pending, now.batches), (2, 2, 0)); // no third yet
+    ///
+    /// tokio::try_join!(first, second, rows.submit(3))?;
+    /// let now = rows.stats();
+    /// assert_eq!((now.completed, now.pending, now.batches), (3, 0, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.shared.queue.stats()
@@ -448,7 +608,7 @@ impl<J, R> MicroBatch<J, R> {
     ///
     /// ```
     /// # use microbatch::{CancellationToken, MicroBatch};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() {
     /// # let echo = MicroBatch::new_running(
     /// #     CancellationToken::new(),
@@ -585,12 +745,74 @@ impl<J, R> fmt::Debug for MicroBatch<J, R> {
 
 /// A handle to a [`MicroBatch`] that does not keep it running, from
 /// [`MicroBatch::downgrade`].
+///
+/// # Examples
+///
+/// A task that looks at a micro-batcher for as long as others use it:
+///
+/// ```
+/// # use std::time::Duration;
+/// use microbatch::{CancellationToken, MicroBatch, WeakMicroBatch};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let echo = MicroBatch::new_running(
+/// #     CancellationToken::new(),
+/// #     |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) },
+/// # );
+/// let weak: WeakMicroBatch<u8, u8> = echo.downgrade();
+/// let watch = tokio::spawn(async move {
+///     let mut completed = Vec::new();
+///     while let Some(stats) = weak.upgrade().map(|echo| echo.stats()) {
+///         completed.push(stats.completed);
+///         tokio::time::sleep(Duration::from_secs(5)).await;
+///     }
+///     completed
+/// });
+/// echo.submit(1).await?; // it takes 1 s, the interval
+/// echo.submit(2).await?;
+/// tokio::time::sleep(Duration::from_secs(5)).await;
+/// drop(echo);
+/// assert_eq!(watch.await?, [0, 2]);
+/// # Ok(())
+/// # }
+/// ```
 pub struct WeakMicroBatch<J, R> {
     shared: Weak<Shared<J, R>>,
 }
 
 impl<J, R> WeakMicroBatch<J, R> {
     /// Returns the micro-batcher, or `None` where its last handle was dropped.
+    ///
+    /// # Examples
+    ///
+    /// A processor that submits to its own micro-batcher:
+    ///
+    /// ```
+    /// use std::sync::{Arc, OnceLock};
+    /// # use microbatch::{CancellationToken, MicroBatch, WeakMicroBatch};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let own = Arc::new(OnceLock::<WeakMicroBatch<u8, u8>>::new());
+    /// let pages = {
+    ///     let own = own.clone();
+    ///     MicroBatch::new_running(CancellationToken::new(), move |pages: Vec<u8>| {
+    ///         for page in pages.iter().filter(|page| **page == 1) {
+    ///             if let Some(pages) = own.get().and_then(WeakMicroBatch::upgrade) {
+    ///                 drop(pages.submit(page + 1)); // follow the link, without awaiting it
+    ///             }
+    ///         }
+    ///         async move { Ok::<_, String>(pages) }
+    ///     })
+    /// };
+    /// own.get_or_init(|| pages.downgrade());
+    /// assert_eq!(pages.submit(1).await?, 1);
+    /// pages.flush().await; // page 2
+    /// assert_eq!(pages.stats().completed, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn upgrade(&self) -> Option<MicroBatch<J, R>> {
         self.shared.upgrade().map(MicroBatch::of)
@@ -614,6 +836,24 @@ impl<J, R> fmt::Debug for WeakMicroBatch<J, R> {
 /// Room in the queue for one job, from [`MicroBatch::reserve`].
 ///
 /// Dropping it frees the room for the next that waits. A stop does not wait for it.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch::{MicroBatch, Permit, TrySubmitError};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let echo = MicroBatch::builder(|jobs: Vec<u8>| async move { Ok::<_, String>(jobs) })
+///     .queue_capacity(1)
+///     .build()?;
+/// let permit: Permit<'_, u8, u8> = echo.reserve().await?;
+/// assert_eq!(echo.try_submit(1).unwrap_err(), TrySubmitError::Full(1));
+/// drop(permit);
+/// assert!(echo.try_submit(1).is_ok());
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "a permit holds room in the queue until it is used or dropped"]
 pub struct Permit<'a, J, R> {
     micro_batch: &'a MicroBatch<J, R>,
@@ -626,6 +866,24 @@ impl<J: Send + 'static, R: Send + 'static> Permit<'_, J, R> {
     /// The handle resolves as [`JobError::Closed`] where the micro-batcher was
     /// stopped after the reservation, and as [`JobError::TooHeavy`] for a job
     /// that no batch can hold.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, JobError, MicroBatch};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let echo = MicroBatch::new_running(
+    /// #     CancellationToken::new(),
+    /// #     |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) },
+    /// # );
+    /// let (used, late) = (echo.reserve().await?, echo.reserve().await?);
+    /// assert_eq!(used.submit(1).await?, 1);
+    /// echo.shutdown().await?; // does not wait for the other permit
+    /// assert!(matches!(late.submit(2).await, Err(JobError::Closed)));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn submit(self, job: J) -> JobHandle<R> {
         self.micro_batch.submit_into(self.reservation, job)
     }

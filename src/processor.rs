@@ -68,7 +68,7 @@ pub use timeout::{Elapsed, Timeout};
 ///     }
 /// }
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), microbatch::JobError> {
 /// let prices = MicroBatch::new_running(CancellationToken::new(), Prices { per_item: 3 });
 /// assert_eq!(prices.submit(14).await?, 42);
@@ -92,6 +92,36 @@ pub trait BatchProcessor<J, R>: Send + Sync + 'static {
     /// [`JobError`](crate::JobError) itself, unless that says that a job was
     /// never accepted. Another number of results than jobs fails it as
     /// [`JobError::ResultCount`](crate::JobError::ResultCount).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::num::ParseIntError;
+    /// use microbatch::BatchProcessor;
+    ///
+    /// struct Parse;
+    ///
+    /// // Jobs fail one by one here, so each has a `Result` of its own.
+    /// impl BatchProcessor<&'static str, Result<u8, ParseIntError>> for Parse {
+    ///     type Error = std::convert::Infallible;
+    ///
+    ///     async fn process(
+    ///         &self,
+    ///         jobs: Vec<&'static str>,
+    ///     ) -> Result<Vec<Result<u8, ParseIntError>>, Self::Error> {
+    ///         Ok(jobs.iter().map(|job| job.parse()).collect())
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // A test of a processor needs no micro-batcher.
+    /// let results = Parse.process(vec!["7", "seven"]).await?;
+    /// assert_eq!(results[0], Ok(7));
+    /// assert!(results[1].is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     fn process(&self, jobs: Vec<J>) -> impl Future<Output = Result<Vec<R>, Self::Error>> + Send;
 }
 
@@ -109,6 +139,38 @@ where
 }
 
 /// The predicate of a decorator that acts on every error.
+///
+/// # Examples
+///
+/// It is named where a decorated processor is a field:
+///
+/// ```
+/// use microbatch::{Always, BatchProcessor, BatchProcessorExt, Bisect};
+///
+/// struct Writer<P> {
+///     every_error: Bisect<P, Always>,
+///     conflicts: Bisect<P, fn(&String) -> bool>,
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let insert = |rows: Vec<i32>| async move {
+///     match rows.contains(&0) {
+///         true => Err("timeout".to_string()),
+///         false => Ok(rows),
+///     }
+/// };
+/// let writer = Writer {
+///     every_error: insert.bisect(),
+///     conflicts: insert.bisect().when(|error| error == "conflict"),
+/// };
+/// let results = writer.every_error.process(vec![1, 0]).await?;
+/// assert!(results[0].is_ok() && results[1].is_err());
+/// let results = writer.conflicts.process(vec![1, 0]).await?;
+/// assert!(results[0].is_err() && results[1].is_err()); // not split
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Always;
 

@@ -10,6 +10,32 @@ use crate::error::JobError;
 /// first ([`Size`](Self::Size), then [`Weight`](Self::Weight)), then what was
 /// asked for ([`Shutdown`](Self::Shutdown), [`Requested`](Self::Requested)),
 /// then the waiting policy.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch::{CancellationToken, FlushReason, MicroBatch};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (sender, mut reasons) = tokio::sync::mpsc::unbounded_channel();
+/// let rows = MicroBatch::builder(|rows: Vec<u8>| async move { Ok::<_, String>(rows) })
+///     .on_batch(move |batch| drop(sender.send(batch.reason)))
+///     .build_running(CancellationToken::new())?;
+///
+/// rows.submit_all([1, 2, 3]).await; // a full batch
+/// rows.submit(4).await?; // none comes to fill its batch
+/// let last = rows.submit(5);
+/// rows.flush().await;
+/// assert_eq!(last.await?, 5);
+///
+/// assert_eq!(reasons.recv().await, Some(FlushReason::Size));
+/// assert_eq!(reasons.recv().await, Some(FlushReason::Interval));
+/// let requested = reasons.recv().await.map(|reason| reason.to_string());
+/// assert_eq!(requested.as_deref(), Some("requested"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum FlushReason {
@@ -46,6 +72,34 @@ impl fmt::Display for FlushReason {
 
 /// One finished batch, as the
 /// [`on_batch`](crate::MicroBatchBuilder::on_batch) hook sees it.
+///
+/// # Examples
+///
+/// ```
+/// # use std::time::Duration;
+/// use microbatch::{BatchReport, CancellationToken, MicroBatch};
+///
+/// fn line(batch: &BatchReport<'_>) -> String {
+///     let outcome = batch.error.map_or("done".to_string(), |error| error.to_string());
+///     let (waited, took) = (batch.waited.as_secs(), batch.took.as_secs());
+///     format!("{} jobs, waited {waited} s, took {took} s: {outcome}", batch.size)
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
+/// let rows = MicroBatch::builder(|rows: Vec<u8>| async move {
+///     tokio::time::sleep(Duration::from_secs(2)).await;
+///     Ok::<_, String>(rows)
+/// })
+/// .on_batch(move |batch| drop(sender.send(line(batch))))
+/// .build_running(CancellationToken::new())?;
+///
+/// tokio::try_join!(rows.submit(1), rows.submit(2))?;
+/// assert_eq!(lines.recv().await.as_deref(), Some("2 jobs, waited 1 s, took 2 s: done"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct BatchReport<'a> {
@@ -68,6 +122,38 @@ pub struct BatchReport<'a> {
 ///
 /// They agree with one another: `accepted` is always the sum of `completed`,
 /// `failed`, `withdrawn`, `abandoned`, `queued`, `pending` and `processing`.
+///
+/// # Examples
+///
+/// ```
+/// # use std::time::Duration;
+/// use microbatch::{CancellationToken, MicroBatch, Stats};
+///
+/// /// How many accepted jobs have not ended.
+/// fn open(stats: Stats) -> u64 {
+///     stats.accepted - stats.completed - stats.failed - stats.withdrawn - stats.abandoned
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let slow = MicroBatch::builder(|jobs: Vec<u8>| async move {
+/// #     tokio::time::sleep(Duration::from_secs(1)).await;
+/// #     Ok::<_, String>(jobs)
+/// # })
+/// # .max_batch_size(2)
+/// # .build_running(CancellationToken::new())?;
+/// let handles = [1, 2, 3, 4, 5].map(|job| slow.submit(job));
+/// tokio::time::sleep(Duration::from_millis(1)).await; // a batch of two is in flight
+/// let stats = slow.stats();
+/// assert_eq!((open(stats), stats.processing, stats.in_flight), (5, 2, 1));
+/// assert_eq!(stats.queued + stats.pending, 3);
+///
+/// slow.flush().await;
+/// assert_eq!(open(slow.stats()), 0);
+/// # drop(handles);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {

@@ -7,6 +7,31 @@ use crate::error::BuildError;
 /// The options that [`reconfigure`](crate::MicroBatch::reconfigure) changes while a
 /// micro-batcher runs. Each is described at the method of
 /// [`MicroBatchBuilder`](crate::MicroBatchBuilder) of the same name.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use microbatch::{CancellationToken, MicroBatch, Settings};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let rows = MicroBatch::new_running(
+/// #     CancellationToken::new(),
+/// #     |rows: Vec<u8>| async move { Ok::<_, String>(rows) },
+/// # );
+/// let by_day: Settings = rows.settings();
+/// let by_night = rows.reconfigure(|settings| {
+///     settings.max_batch_size = 10_000;
+///     settings.interval = Duration::from_secs(60);
+/// })?;
+/// assert_eq!(by_night.max_in_flight, by_day.max_in_flight);
+///
+/// rows.reconfigure(|settings| *settings = by_day)?; // in the morning
+/// assert_eq!(rows.settings(), by_day);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Settings {

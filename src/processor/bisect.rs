@@ -9,6 +9,32 @@ use crate::error::JobError;
 
 /// A processor that splits a failed batch until each job that fails is alone in its
 /// call; see [`bisect`](super::BatchProcessorExt::bisect).
+///
+/// # Examples
+///
+/// A function that returns it decorates any processor:
+///
+/// ```
+/// use microbatch::{BatchProcessor, BatchProcessorExt, Bisect, JobError};
+///
+/// fn isolating<P: BatchProcessor<u32, u32>>(insert: P) -> Bisect<P> {
+///     insert.bisect()
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let insert = |rows: Vec<u32>| async move {
+///     match rows.contains(&7) {
+///         true => Err("duplicate key: 7"),
+///         false => Ok(rows),
+///     }
+/// };
+/// // As a processor, it has a `Result` for each job.
+/// let results: Vec<Result<u32, JobError>> = isolating(insert).process(vec![6, 7, 8]).await?;
+/// assert!(matches!(results[..], [Ok(6), Err(JobError::Failed(_)), Ok(8)]));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Bisect<P, W = Always> {
     inner: P,
@@ -129,6 +155,29 @@ struct Attempt<J, F> {
 impl<P> Bisect<P> {
     /// Splits only after errors for which `predicate` holds, and after panics.
     /// After any other error all jobs of that call get the error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::atomic::{AtomicU32, Ordering};
+    /// # use microbatch::{BatchProcessor, BatchProcessorExt};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// static CALLS: AtomicU32 = AtomicU32::new(0);
+    /// let insert = |rows: Vec<i32>| async move {
+    ///     CALLS.fetch_add(1, Ordering::Relaxed);
+    ///     match rows.contains(&0) {
+    ///         true => Err("connection lost"),
+    ///         false => Ok(rows),
+    ///     }
+    /// };
+    /// let insert = insert.bisect().when(|error| error.starts_with("duplicate key"));
+    /// let results = insert.process(vec![1, 2, 0]).await?;
+    /// assert!(results.iter().all(Result::is_err)); // no row is to blame
+    /// assert_eq!(CALLS.load(Ordering::Relaxed), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn when<J, R, F>(self, predicate: F) -> Bisect<P, F>
     where
         P: BatchProcessor<J, R>,

@@ -71,6 +71,29 @@ impl<J: Send + 'static, R: Send + 'static> BlockingProcessor<J, R> {
     /// # Cancel safety
     ///
     /// Dropping the future ends the thread once `init` has returned.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{BlockingProcessor, CancellationToken, MicroBatch};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let numbering = BlockingProcessor::spawn(
+    ///     || Ok::<_, String>(0..), // the state: the numbers that are left
+    ///     |numbers, jobs: Vec<&'static str>| {
+    ///         let lines = numbers.zip(jobs).map(|(number, job)| format!("{number}: {job}"));
+    ///         Ok(lines.collect())
+    ///     },
+    /// )
+    /// .await?;
+    /// let lines = MicroBatch::builder(numbering)
+    ///     .flush_when_idle(true)
+    ///     .build_running(CancellationToken::new())?;
+    /// assert_eq!(lines.submit("first").await?, "0: first");
+    /// assert_eq!(lines.submit("second").await?, "1: second");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn spawn<S, E, I, F>(init: I, run: F) -> Result<Self, SpawnError>
     where
         S: 'static,
@@ -133,18 +156,68 @@ pub struct SpawnError(BoxError);
 
 impl SpawnError {
     /// Returns whether the error in it is of this type.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::io;
+    /// # use microbatch::{BlockingProcessor, JobError};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let spawned = BlockingProcessor::<u8, u8>::spawn(
+    ///     || -> Result<(), io::Error> { panic!("no driver") },
+    ///     |(), jobs| Ok(jobs),
+    /// );
+    /// let error = spawned.await.unwrap_err();
+    /// assert!(error.is::<JobError>() && !error.is::<io::Error>());
+    /// # }
+    /// ```
     #[must_use]
     pub fn is<T: Error + 'static>(&self) -> bool {
         self.0.is::<T>()
     }
 
     /// Returns the error in it if it is of this type.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::io;
+    /// # use microbatch::BlockingProcessor;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let spawned = BlockingProcessor::<u8, u8>::spawn(
+    ///     || Err::<(), _>(io::Error::from(io::ErrorKind::NotFound)),
+    ///     |(), jobs| Ok(jobs),
+    /// );
+    /// let error = spawned.await.unwrap_err();
+    /// let kind = error.downcast_ref().map(io::Error::kind);
+    /// assert_eq!(kind, Some(io::ErrorKind::NotFound));
+    /// # }
+    /// ```
     #[must_use]
     pub fn downcast_ref<T: Error + 'static>(&self) -> Option<&T> {
         self.0.downcast_ref()
     }
 
     /// Returns the error in it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::io;
+    /// # use microbatch::BlockingProcessor;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let spawned = BlockingProcessor::<u8, u8>::spawn(
+    ///     || Err::<(), _>(io::Error::other("out of memory")),
+    ///     |(), jobs| Ok(jobs),
+    /// );
+    /// let error = spawned.await.unwrap_err().into_inner();
+    /// let error: Box<io::Error> = error.downcast().expect("that is the error of `init`");
+    /// assert_eq!(error.to_string(), "out of memory");
+    /// # }
+    /// ```
     #[must_use]
     pub fn into_inner(self) -> Box<dyn Error + Send + Sync> {
         self.0

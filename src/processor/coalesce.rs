@@ -10,6 +10,29 @@ use crate::error::JobError;
 
 /// A processor that processes equal jobs of a batch once; see
 /// [`coalesce`](super::BatchProcessorExt::coalesce).
+///
+/// # Examples
+///
+/// A function that returns it decorates any processor of jobs that can be compared:
+///
+/// ```
+/// use microbatch::{BatchProcessor, BatchProcessorExt, Coalesce};
+///
+/// fn reads<P: BatchProcessor<u32, String>>(load: P) -> Coalesce<P> {
+///     load.coalesce()
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let load = |ids: Vec<u32>| async move {
+///     let call = format!("{ids:?}");
+///     Ok::<_, String>(vec![call; ids.len()])
+/// };
+/// let results = reads(load).process(vec![7, 8, 7, 7]).await?;
+/// assert_eq!(results, ["[7, 8]"; 4]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Coalesce<P> {
     inner: P,

@@ -25,6 +25,29 @@ use super::{Always, BatchProcessor};
 /// [`coalesce`](Self::coalesce) as a panic, and so does one in the first call of
 /// `retry_items`. A panic in the drop of a job, result or error is caught, and no caller
 /// loses a result by it.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use microbatch::{BatchProcessorExt, CancellationToken, MicroBatch};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let insert = |rows: Vec<u32>| async move {
+///     if rows.contains(&7) {
+///         std::future::pending::<()>().await; // it hangs
+///     }
+///     Ok::<_, String>(rows)
+/// };
+/// // Each call has a limit of 1 s. A batch beyond it is split, to find the row.
+/// let insert = insert.timeout(Duration::from_secs(1)).bisect();
+/// let rows = MicroBatch::new_running(CancellationToken::new(), insert);
+/// let (six, seven, eight) = tokio::try_join!(rows.submit(6), rows.submit(7), rows.submit(8))?;
+/// assert!(six.is_ok() && seven.is_err() && eight.is_ok());
+/// # Ok(())
+/// # }
+/// ```
 pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
     /// Tries a failed batch again after each pause of `backoff`, which is any
     /// builder of the [`backon`](https://docs.rs/backon) crate.
@@ -230,7 +253,7 @@ pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
     /// ```
     /// use microbatch::{BatchProcessorExt, CancellationToken, MicroBatch};
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), microbatch::JobError> {
     /// let all_or_nothing = |jobs: Vec<i32>| async move {
     ///     match jobs.iter().any(|job| *job < 0) {
@@ -273,7 +296,7 @@ pub trait BatchProcessorExt<J, R>: BatchProcessor<J, R> + Sized {
     /// ```
     /// use microbatch::{BatchProcessorExt, CancellationToken, MicroBatch};
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), microbatch::JobError> {
     /// let load = |ids: Vec<u32>| async move {
     ///     assert_eq!(ids, [7, 8]);

@@ -9,6 +9,38 @@ use crate::engine::panics::{Call, Shielded, ShieldedVec, catch, discard, rethrow
 
 /// A processor that tries a failed batch again; see
 /// [`retry`](super::BatchProcessorExt::retry).
+///
+/// # Examples
+///
+/// A function that returns it decorates any processor:
+///
+/// ```
+/// # use std::sync::atomic::{AtomicU32, Ordering};
+/// # use std::time::Duration;
+/// use backon::ConstantBuilder;
+/// use microbatch::{BatchProcessor, BatchProcessorExt, Retry};
+///
+/// fn patient<P>(insert: P) -> Retry<P, ConstantBuilder>
+/// where
+///     P: BatchProcessor<u32, u32, Error: Send>,
+/// {
+///     let pause = ConstantBuilder::default().with_delay(Duration::from_secs(2));
+///     insert.retry(pause.with_max_times(1))
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// static CALLS: AtomicU32 = AtomicU32::new(0);
+/// let insert = |rows: Vec<u32>| async move {
+///     match CALLS.fetch_add(1, Ordering::Relaxed) {
+///         0 => Err("deadlock detected"),
+///         _ => Ok(rows),
+///     }
+/// };
+/// assert_eq!(patient(insert).process(vec![7]).await?, [7]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Retry<P, B, W = Always> {
     inner: P,
@@ -28,6 +60,27 @@ impl<P, B, W> Retry<P, B, W> {
 
 impl<P, B> Retry<P, B> {
     /// Tries again only after errors for which `predicate` holds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::atomic::{AtomicU32, Ordering};
+    /// # use backon::ConstantBuilder;
+    /// # use microbatch::{BatchProcessor, BatchProcessorExt};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// static CALLS: AtomicU32 = AtomicU32::new(0);
+    /// let insert = |_: Vec<u32>| async {
+    ///     CALLS.fetch_add(1, Ordering::Relaxed);
+    ///     Err::<Vec<u32>, _>("permission denied")
+    /// };
+    /// let insert = insert
+    ///     .retry(ConstantBuilder::default().with_max_times(3))
+    ///     .when(|error| error.contains("timeout"));
+    /// assert_eq!(insert.process(vec![7]).await, Err("permission denied"));
+    /// assert_eq!(CALLS.load(Ordering::Relaxed), 1); // another attempt would not help
+    /// # }
+    /// ```
     pub fn when<J, R, F>(self, predicate: F) -> Retry<P, B, F>
     where
         P: BatchProcessor<J, R>,

@@ -13,6 +13,35 @@ use crate::engine::panics::{Call, Shielded, ShieldedVec, catch, discard, rethrow
 
 /// A processor that tries the failed jobs of a batch again; see
 /// [`retry_items`](super::BatchProcessorExt::retry_items).
+///
+/// # Examples
+///
+/// A function that returns it decorates any processor whose results are `Result`s:
+///
+/// ```
+/// # use std::sync::atomic::{AtomicUsize, Ordering};
+/// use backon::ExponentialBuilder;
+/// use microbatch::{BatchProcessor, BatchProcessorExt, RetryItems};
+///
+/// type Put = Result<u32, &'static str>;
+///
+/// fn patient<P: BatchProcessor<u32, Put>>(put: P) -> RetryItems<P, ExponentialBuilder> {
+///     put.retry_items(ExponentialBuilder::default())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// static JOBS: AtomicUsize = AtomicUsize::new(0);
+/// let put = |records: Vec<u32>| async move {
+///     JOBS.fetch_add(records.len(), Ordering::Relaxed);
+///     let one_at_a_time = |(at, record)| if at == 0 { Ok(record) } else { Err("throttled") };
+///     Ok::<_, String>(records.into_iter().enumerate().map(one_at_a_time).collect())
+/// };
+/// assert_eq!(patient(put).process(vec![1, 2, 3]).await?, [Ok(1), Ok(2), Ok(3)]);
+/// assert_eq!(JOBS.load(Ordering::Relaxed), 3 + 2 + 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct RetryItems<P, B, W = Always> {
     inner: P,
@@ -32,6 +61,31 @@ impl<P, B, W> RetryItems<P, B, W> {
 
 impl<P, B> RetryItems<P, B> {
     /// Tries only those jobs again for whose error `predicate` holds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::atomic::{AtomicU32, Ordering};
+    /// # use backon::ConstantBuilder;
+    /// # use microbatch::{BatchProcessor, BatchProcessorExt};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// static CALLS: AtomicU32 = AtomicU32::new(0);
+    /// let index = |documents: Vec<&'static str>| async move {
+    ///     CALLS.fetch_add(1, Ordering::Relaxed);
+    ///     let status = |document: &&str| if document.is_empty() { Err(400) } else { Err(429) };
+    ///     Ok::<Vec<Result<(), u16>>, String>(documents.iter().map(status).collect())
+    /// };
+    /// let index = index
+    ///     .retry_items(ConstantBuilder::default().with_max_times(2))
+    ///     .when(|status| *status == 429);
+    /// assert_eq!(index.process(vec![""]).await?, [Err(400)]);
+    /// assert_eq!(CALLS.swap(0, Ordering::Relaxed), 1); // not tried again
+    /// assert_eq!(index.process(vec!["", "text"]).await?, [Err(400), Err(429)]);
+    /// assert_eq!(CALLS.load(Ordering::Relaxed), 3); // the second one was, twice
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn when<J, T, E, F>(self, predicate: F) -> RetryItems<P, B, F>
     where
         P: BatchProcessor<J, Result<T, E>>,

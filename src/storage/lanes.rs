@@ -114,6 +114,34 @@ impl<J, R> Lanes<J, R> {
     /// A number beyond the last lane means the last. There is always one lane, so zero
     /// lanes are the same as one. A lane without jobs takes no memory, so there may be any
     /// number of lanes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::atomic::{AtomicU32, Ordering};
+    /// # use microbatch::{CancellationToken, Lanes, MicroBatch};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # static BATCHES: AtomicU32 = AtomicU32::new(0);
+    /// # let numbers = |jobs: Vec<usize>| async move {
+    /// #     Ok::<_, String>(vec![BATCHES.fetch_add(1, Ordering::Relaxed); jobs.len()])
+    /// # };
+    /// // Here a job is its own lane. Lane 9 is beyond the last, 2, and so is the same.
+    /// let batcher = MicroBatch::builder(numbers)
+    ///     .max_batch_size(2)
+    ///     .storage(Lanes::new(3, |job: &usize| *job))
+    ///     .build()?;
+    /// let handles = [2, 9, 1, 0].map(|job| batcher.submit(job));
+    /// tokio::spawn(batcher.start(CancellationToken::new()));
+    ///
+    /// let mut batches = Vec::new(); // each job learns the number of its batch
+    /// for handle in handles {
+    ///     batches.push(handle.await?);
+    /// }
+    /// assert_eq!(batches, [1, 1, 0, 0]);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn new<F>(lanes: usize, lane: F) -> Self
     where
@@ -145,6 +173,33 @@ impl<J, R> Lanes<J, R> {
     /// This is ageing, the remedy of operating systems against the starvation of processes
     /// of low priority. It is applied to the lane and not to the job, because under load
     /// that lasts every job has waited long, and the order would be that of acceptance.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use microbatch::{CancellationToken, Lanes, MicroBatch};
+    /// # use tokio::time::sleep;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let slow = |jobs: Vec<u8>| async move {
+    /// #     sleep(Duration::from_secs(2)).await;
+    /// #     Ok::<_, String>(jobs)
+    /// # };
+    /// let batcher = MicroBatch::builder(slow) // takes 2 s for a batch
+    ///     .flush_when_idle(true)
+    ///     .max_batch_size(1)
+    ///     .storage(Lanes::new(2, |job: &u8| usize::from(*job)).age(Duration::from_secs(5)))
+    ///     .build_running(CancellationToken::new())?;
+    ///
+    /// let later = batcher.submit(1);
+    /// let urgent: Vec<_> = (0..100).map(|_| batcher.submit(0)).collect(); // enough for 200 s
+    /// assert_eq!(later.await?, 1);
+    /// let before = urgent.iter().filter(|handle| handle.is_finished()).count();
+    /// assert_eq!(before, 3); // at 0 s, 2 s and 4 s; then it had waited for 5 s
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn age(mut self, age: Duration) -> Self {
         self.age = Some(age);

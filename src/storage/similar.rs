@@ -39,7 +39,7 @@ use crate::job::PendingJob;
 /// ```
 /// use microbatch::{CancellationToken, MicroBatch, Similar};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let (log, mut batches) = tokio::sync::mpsc::unbounded_channel();
 /// let embeddings = MicroBatch::builder(move |texts: Vec<&'static str>| {
@@ -80,6 +80,33 @@ type Numbered<J, R> = VecDeque<(u64, PendingJob<J, R>)>;
 impl<J, R> Similar<J, R> {
     /// Returns an empty storage, and the function that tells the key of a job: how long or
     /// how large it is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, MicroBatch, Similar};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # // Each image learns the largest of its batch.
+    /// # let scale = |sizes: Vec<u64>| async move {
+    /// #     let largest = sizes.iter().copied().max().unwrap_or_default();
+    /// #     Ok::<_, String>(vec![largest; sizes.len()])
+    /// # };
+    /// let images = MicroBatch::builder(scale) // to the size of the largest of a batch
+    ///     .max_batch_size(2)
+    ///     .storage(Similar::by(|size: &u64| *size))
+    ///     .build()?;
+    /// let handles = [64, 1024, 128, 800].map(|size| images.submit(size));
+    /// tokio::spawn(images.start(CancellationToken::new()));
+    ///
+    /// let mut scaled = Vec::new();
+    /// for handle in handles {
+    ///     scaled.push(handle.await?);
+    /// }
+    /// assert_eq!(scaled, [128, 1024, 128, 1024]);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn by<F>(key: F) -> Self
     where

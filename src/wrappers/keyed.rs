@@ -48,7 +48,7 @@ use waiting_job::WaitingJob;
 /// ```
 /// use microbatch::{CancellationToken, Keyed};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let rows = Keyed::builder(|table: &'static str, rows: Vec<u64>| async move {
 ///     Ok::<_, String>(rows.iter().map(|row| format!("{table}/{row} of {}", rows.len())).collect())
@@ -98,7 +98,7 @@ impl<K, J, R> Drop for StopOnDrop<K, J, R> {
 ///     }
 /// }
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), microbatch::JobError> {
 /// let shards = Keyed::new_running(CancellationToken::new(), Shards);
 /// assert_eq!(shards.submit(2, 40).await?, 42);
@@ -115,6 +115,34 @@ pub trait KeyedProcessor<K, J, R>: Send + Sync + 'static {
     /// # Errors
     ///
     /// As for [`BatchProcessor::process`](crate::BatchProcessor::process).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch::KeyedProcessor;
+    ///
+    /// struct Tables;
+    ///
+    /// impl KeyedProcessor<&'static str, u32, String> for Tables {
+    ///     type Error = std::convert::Infallible;
+    ///
+    ///     async fn process(
+    ///         &self,
+    ///         table: &'static str,
+    ///         ids: Vec<u32>,
+    ///     ) -> Result<Vec<String>, Self::Error> {
+    ///         // SELECT … FROM table WHERE id = ANY(ids)
+    ///         Ok(ids.iter().map(|id| format!("{table}/{id}")).collect())
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let rows = Tables.process("users", vec![7, 8]).await?;
+    /// assert_eq!(rows, ["users/7", "users/8"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     fn process(
         &self,
         key: K,
@@ -147,6 +175,29 @@ where
     /// # Panics
     ///
     /// Outside a Tokio runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Keyed};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let greetings = Keyed::new_running(
+    ///     CancellationToken::new(),
+    ///     |language: &'static str, names: Vec<&'static str>| async move {
+    ///         let hello = match language {
+    ///             "de" => "Hallo",
+    ///             "en" => "Hello",
+    ///             _ => return Err(format!("no greeting in {language}")),
+    ///         };
+    ///         Ok(names.iter().map(|name| format!("{hello} {name}")).collect())
+    ///     },
+    /// );
+    /// assert_eq!(greetings.submit("de", "Ada").await?, "Hallo Ada");
+    /// assert!(greetings.submit("tlh", "Ada").await.is_err()); // the batch of that key alone
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new_running<P>(cancel: CancellationToken, processor: P) -> Self
     where
         P: KeyedProcessor<K, J, R>,
@@ -156,6 +207,23 @@ where
     }
 
     /// Returns a builder with the default options.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Keyed};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let processor = |_tenant: u8, jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
+    /// let tenants = Keyed::builder(processor)
+    ///     .max_in_flight_overall(4) // over all tenants
+    ///     .options(|options| options.max_batch_size(50)) // of each tenant
+    ///     .build_running(CancellationToken::new())?;
+    /// assert_eq!(tenants.submit(1, 7).await?, 7);
+    /// assert_eq!(tenants.settings().max_batch_size, 50);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn builder<P>(processor: P) -> KeyedBuilder<K, J, R, P>
     where
         P: KeyedProcessor<K, J, R>,
@@ -185,6 +253,28 @@ where
     /// [`JobError::Panicked`].
     ///
     /// May be called from anywhere, also outside the runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Keyed};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // Each job learns how many jobs its batch holds.
+    /// let size = |_shard: u32, jobs: Vec<u32>| async move {
+    ///     Ok::<_, String>(vec![jobs.len(); jobs.len()])
+    /// };
+    /// let sizes = Keyed::new_running(CancellationToken::new(), size);
+    /// let shard = |job: u32| job % 2;
+    /// let handles = [1, 2, 3].map(|job| sizes.submit(shard(job), job));
+    /// let mut results = Vec::new();
+    /// for handle in handles {
+    ///     results.push(handle.await?);
+    /// }
+    /// assert_eq!(results, [2, 1, 2]); // one batch of 1 and 3, one of 2
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn submit(&self, key: K, job: J) -> JobHandle<R> {
         let key_map = &self.key_map.0;
         let found = key_map.id(key).and_then(|id| {
@@ -217,7 +307,7 @@ where
     ///
     /// ```
     /// # use microbatch::{CancellationToken, Keyed, TrySubmitError};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let processor = |_tenant: u8, jobs: Vec<&'static str>| async move { Ok::<_, String>(jobs) };
     /// let tenants = Keyed::builder(processor)
@@ -269,6 +359,24 @@ where
     /// # Cancel safety
     ///
     /// Once polled, the flush goes on by itself.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Keyed};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let tenants = Keyed::new_running(
+    /// #     CancellationToken::new(),
+    /// #     |_tenant: u8, jobs: Vec<u8>| async move { Ok::<_, String>(jobs) },
+    /// # );
+    /// let handles = [1, 2, 3].map(|tenant| tenants.submit(tenant, 7));
+    /// tenants.flush().await;
+    /// assert!(handles.iter().all(|handle| handle.is_finished()));
+    /// assert_eq!(tenants.stats().batches, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn flush(&self) -> impl Future<Output = ()> + Send + 'static + use<K, J, R> {
         let key_map = Arc::clone(&self.key_map.0);
         async move { key_map.flush().await }
@@ -290,6 +398,28 @@ where
     ///
     /// Once polled, the stop goes on by itself; dropping the future only stops
     /// the waiting.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use microbatch::{CancellationToken, Keyed, ShutdownTimeout};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// // The calls for tenant 0 hang.
+    /// let call = |tenant: u8, jobs: Vec<u8>| async move {
+    ///     if tenant == 0 {
+    ///         std::future::pending::<()>().await;
+    ///     }
+    ///     Ok::<_, String>(jobs)
+    /// };
+    /// let tenants = Keyed::new_running(CancellationToken::new(), call);
+    /// let (hung, other) = (tenants.submit(0, 1), tenants.submit(1, 2));
+    /// assert_eq!(tenants.shutdown().await, Err(ShutdownTimeout { abandoned: 1 }));
+    /// assert!(hung.await.is_err());
+    /// assert!(matches!(other.await, Ok(2)));
+    /// # }
+    /// ```
     pub fn shutdown(
         &self,
     ) -> impl Future<Output = Result<(), ShutdownTimeout>> + Send + 'static + use<K, J, R> {
@@ -301,6 +431,21 @@ where
     }
 
     /// Returns the settings of every key.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Keyed};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let processor = |_tenant: u8, jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
+    /// let tenants = Keyed::builder(processor)
+    ///     .options(|options| options.flush_when_idle(true))
+    ///     .build_running(CancellationToken::new())?;
+    /// assert!(tenants.settings().flush_when_idle); // of tenants without jobs, too
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn settings(&self) -> Settings {
         self.key_map.0.settings()
@@ -317,7 +462,7 @@ where
     ///
     /// ```
     /// # use microbatch::{CancellationToken, Keyed};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let processor = |_tenant: u8, jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
     /// let tenants = Keyed::new_running(CancellationToken::new(), processor);
@@ -335,16 +480,69 @@ where
 
     /// Cuts no more batches of any key until [`resume`](Self::resume), as
     /// [`MicroBatch::pause`](crate::MicroBatch::pause) does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Keyed};
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let processor = |_tenant: u8, jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
+    /// # let tenants = Keyed::new_running(CancellationToken::new(), processor);
+    /// tenants.pause();
+    /// let handle = tenants.submit(1, 7); // a tenant that had no job before
+    /// tokio::time::sleep(Duration::from_secs(60)).await;
+    /// assert!(!handle.is_finished());
+    /// assert_eq!(tenants.stats().batches, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn pause(&self) {
         self.key_map.0.set_paused(true);
     }
 
     /// Ends a pause.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Keyed};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let processor = |_tenant: u8, jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
+    /// # let tenants = Keyed::new_running(CancellationToken::new(), processor);
+    /// tenants.pause();
+    /// let (one, two) = (tenants.submit(1, 7), tenants.submit(2, 8));
+    /// tenants.resume(); // for all keys
+    /// assert_eq!((one.await?, two.await?), (7, 8));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn resume(&self) {
         self.key_map.0.set_paused(false);
     }
 
     /// Returns whether batches are held back by [`pause`](Self::pause).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Keyed};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// # let processor = |_tenant: u8, jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
+    /// # let tenants = Keyed::<u8, u8, u8>::new_running(CancellationToken::new(), processor);
+    /// let toggle = || match tenants.is_paused() {
+    ///     true => tenants.resume(),
+    ///     false => tenants.pause(),
+    /// };
+    /// toggle();
+    /// assert!(tenants.is_paused());
+    /// toggle();
+    /// assert!(!tenants.is_paused());
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.key_map.0.is_paused()
@@ -352,6 +550,21 @@ where
 
     /// Returns counters and gauges of this moment, summed over all keys that have or had
     /// jobs.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Keyed};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let processor = |_tenant: u8, jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
+    /// # let tenants = Keyed::new_running(CancellationToken::new(), processor);
+    /// tokio::try_join!(tenants.submit(1, 7), tenants.submit(1, 8), tenants.submit(2, 9))?;
+    /// let stats = tenants.stats();
+    /// assert_eq!((stats.completed, stats.batches), (3, 2)); // one batch of each tenant
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.key_map.0.stats()
@@ -359,18 +572,78 @@ where
 
     /// Records the metrics of all keys that have jobs, as
     /// `MicroBatch::record_metrics` does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Keyed};
+    /// # use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let recorder = DebuggingRecorder::new();
+    /// # let exporter = recorder.snapshotter();
+    /// # recorder.install()?;
+    /// # let processor = |_tenant: u8, jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
+    /// let tenants = Keyed::builder(processor)
+    ///     .options(|options| options.name("tenants"))
+    ///     .build_running(CancellationToken::new())?;
+    /// let _handles = [tenants.submit(1, 7), tenants.submit(2, 8)];
+    ///
+    /// tenants.record_metrics();
+    /// # let metrics = exporter.snapshot().into_vec().into_iter();
+    /// # let mut accepted = metrics.filter_map(|(key, _, _, value)| match value {
+    /// #     DebugValue::Counter(n) if key.key().name().contains("accepted") => Some(n),
+    /// #     _ => None,
+    /// # });
+    /// # let accepted = accepted.next();
+    /// assert_eq!(accepted, Some(2)); // `microbatch_jobs_accepted_total`, of both tenants
+    /// # Ok(())
+    /// # }
+    /// ```
     #[cfg(feature = "metrics")]
     pub fn record_metrics(&self) {
         self.key_map.0.record_metrics();
     }
 
     /// Returns whether jobs are no longer accepted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Keyed};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// # let processor = |_tenant: u8, jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
+    /// let cancel = CancellationToken::new();
+    /// let tenants = Keyed::<u8, u8, u8>::new_running(cancel.clone(), processor);
+    /// assert!(!tenants.is_closed());
+    /// cancel.cancel();
+    /// assert!(tenants.is_closed());
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.key_map.0.is_closed()
     }
 
     /// Returns how many keys have jobs now.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Keyed};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let processor = |_tenant: u8, jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
+    /// # let tenants = Keyed::new_running(CancellationToken::new(), processor);
+    /// let handles = [(1, 7), (1, 8), (2, 9)].map(|(tenant, job)| tenants.submit(tenant, job));
+    /// assert_eq!(tenants.live_keys(), 2);
+    /// tenants.flush().await;
+    /// assert!(handles.iter().all(|handle| handle.is_finished()));
+    /// assert_eq!(tenants.live_keys(), 0); // neither has jobs
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn live_keys(&self) -> usize {
         self.key_map.0.live_keys()

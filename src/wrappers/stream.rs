@@ -76,7 +76,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// use futures::{TryStreamExt, stream};
     /// use microbatch::{CancellationToken, MicroBatch};
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), microbatch::JobError> {
     /// let double = MicroBatch::new_running(CancellationToken::new(), |jobs: Vec<u64>| async move {
     ///     Ok::<_, String>(jobs.iter().map(|job| job * 2).collect())
@@ -127,7 +127,7 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
     /// use futures::{TryStreamExt, stream};
     /// use microbatch::{CancellationToken, MicroBatch};
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let naps = MicroBatch::builder(|naps: Vec<u64>| async move {
     ///     tokio::time::sleep(Duration::from_millis(naps[0])).await;
@@ -158,6 +158,30 @@ impl<J: Send + 'static, R: Send + 'static> MicroBatch<J, R> {
 pin_project! {
     /// Yields the results of a stream of jobs in order, from
     /// [`MicroBatch::submit_stream`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use futures::{Stream, StreamExt, stream};
+    /// use microbatch::{CancellationToken, MicroBatch, SubmitStream};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let echo = MicroBatch::new_running(
+    /// #     CancellationToken::new(),
+    /// #     |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) },
+    /// # );
+    /// let source = stream::iter([1, 2, 3, 4]);
+    /// let mut results: SubmitStream<_, u8> = echo.submit_stream(source, 6);
+    /// assert_eq!(results.size_hint(), (4, Some(4)));
+    /// let mut sum = 0;
+    /// while let Some(result) = results.next().await {
+    ///     sum += result?;
+    /// }
+    /// assert_eq!(sum, 10);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "streams do nothing unless polled"]
     pub struct SubmitStream<S: Stream, R> {
         #[pin]
@@ -168,6 +192,30 @@ pin_project! {
 pin_project! {
     /// Yields the results of a stream of jobs as they come, from
     /// [`MicroBatch::submit_stream_unordered`].
+    ///
+    /// # Examples
+    ///
+    /// It is a stream like any other, so adaptors apply:
+    ///
+    /// ```
+    /// use futures::{StreamExt, TryStreamExt, stream};
+    /// use microbatch::{CancellationToken, MicroBatch, SubmitStreamUnordered};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let parse = |jobs: Vec<&'static str>| async move {
+    /// #     Ok::<_, String>(jobs.iter().map(|job| job.parse::<u32>()).collect())
+    /// # };
+    /// # let parse = MicroBatch::new_running(CancellationToken::new(), parse);
+    /// let lines = stream::iter(["3", "x", "4"]);
+    /// let results: SubmitStreamUnordered<_, _> = parse.submit_stream_unordered(lines, 6);
+    /// let numbers = results.try_filter_map(async |number| Ok(number.ok()));
+    /// let mut numbers: Vec<u32> = numbers.take(2).try_collect().await?;
+    /// numbers.sort();
+    /// assert_eq!(numbers, [3, 4]);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "streams do nothing unless polled"]
     pub struct SubmitStreamUnordered<S: Stream, R> {
         #[pin]

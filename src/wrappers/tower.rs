@@ -33,7 +33,7 @@ use in_order::InOrder;
 /// use microbatch::{CancellationToken, MicroBatch};
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), tower::BoxError> {
 /// let squares = MicroBatch::new_running(CancellationToken::new(), |jobs: Vec<u64>| async move {
 ///     Ok::<_, String>(jobs.iter().map(|job| job * job).collect())
@@ -122,7 +122,7 @@ impl<J: Send + 'static, R: Send + 'static> Service<J> for MicroBatch<J, R> {
 /// use microbatch::{CancellationToken, MicroBatch, ServiceProcessor};
 /// use tower::{ServiceBuilder, service_fn};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), microbatch::JobError> {
 /// let bulk = ServiceBuilder::new()
 ///     .concurrency_limit(2)
@@ -146,6 +146,23 @@ pub struct ServiceProcessor<S> {
 
 impl<S> ServiceProcessor<S> {
     /// Makes a processor of the service.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch::{CancellationToken, MicroBatch, ServiceProcessor};
+    /// use tower::service_fn;
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let bulk = service_fn(|ids: Vec<u32>| async move {
+    ///     Ok::<_, std::io::Error>(ids.iter().map(|id| format!("user {id}")).collect::<Vec<_>>())
+    /// });
+    /// let users = MicroBatch::new_running(CancellationToken::new(), ServiceProcessor::new(bulk));
+    /// assert_eq!(users.submit(7).await?, "user 7");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new(service: S) -> Self {
         Self {
             service: Mutex::new(service),

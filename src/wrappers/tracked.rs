@@ -50,7 +50,7 @@ use status_table::StatusTable;
 /// ```
 /// use microbatch::{CancellationToken, JobStatus, Tracked};
 ///
-/// # #[tokio::main(flavor = "current_thread")]
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let squares = Tracked::builder(|jobs: Vec<u64>| async move {
 ///     Ok::<_, String>(jobs.iter().map(|job| job * job).collect())
@@ -78,6 +78,35 @@ pub struct Tracked<K, J, R> {
 }
 
 /// The status of a job, from [`Tracked::status`]. It goes forward only.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch::{CancellationToken, JobStatus, Tracked};
+///
+/// fn answer(status: Option<JobStatus<u32>>) -> String {
+///     match status {
+///         None => "404 not found".to_string(),
+///         Some(JobStatus::Submitted | JobStatus::Processing) => "202 come back".to_string(),
+///         Some(JobStatus::Completed(Ok(result))) => format!("200 {result}"),
+///         Some(JobStatus::Completed(Err(error))) => format!("500 {error}"),
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let echo = Tracked::new_running(
+/// #     CancellationToken::new(),
+/// #     |jobs: Vec<u32>| async move { Ok::<_, String>(jobs) },
+/// # );
+/// assert_eq!(answer(echo.status("order-7")), "404 not found");
+/// let handle = echo.submit("order-7", 49);
+/// assert_eq!(answer(echo.status("order-7")), "202 come back");
+/// handle.await?;
+/// assert_eq!(answer(echo.status("order-7")), "200 49");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub enum JobStatus<R> {
     /// It waits: for room, or for its batch.
@@ -96,6 +125,22 @@ where
 {
     /// Makes a tracked micro-batcher with the default options. Nothing is
     /// processed until [`start`](Self::start).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, JobStatus, Tracked};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let echo = Tracked::new(|jobs: Vec<u8>| async move { Ok::<_, String>(jobs) });
+    /// let early = echo.submit("a", 7);
+    /// assert!(matches!(echo.status("a"), Some(JobStatus::Submitted)));
+    ///
+    /// tokio::spawn(echo.start(CancellationToken::new()));
+    /// assert_eq!(early.await?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new<P: BatchProcessor<J, R>>(processor: P) -> Self {
         Self::builder(processor).assemble()
     }
@@ -106,6 +151,25 @@ where
     /// # Panics
     ///
     /// Outside a Tokio runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, JobStatus, Tracked};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let cancel = CancellationToken::new();
+    /// let echo = Tracked::new_running(
+    ///     cancel.clone(),
+    ///     |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) },
+    /// );
+    /// let handle = echo.submit("a", 7);
+    /// cancel.cancel(); // drains first
+    /// assert_eq!(handle.await?, 7);
+    /// assert!(matches!(echo.status("a"), Some(JobStatus::Completed(Ok(7)))));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new_running<P: BatchProcessor<J, R>>(cancel: CancellationToken, processor: P) -> Self {
         let tracked = Self::new(processor);
         tracked.micro_batch.spawn(cancel);
@@ -113,6 +177,22 @@ where
     }
 
     /// Returns a builder with the default options.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Tracked};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let echo = Tracked::builder(|jobs: Vec<u8>| async move { Ok::<_, String>(jobs) })
+    ///     .retain_jobs(500) // of what is finished
+    ///     .options(|options| options.max_batch_size(50))
+    ///     .build_running(CancellationToken::new())?;
+    /// assert_eq!(echo.submit("a", 7).await?, 7);
+    /// assert_eq!(echo.settings().max_batch_size, 50);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn builder<P: BatchProcessor<J, R>>(processor: P) -> TrackedBuilder<K, J, R, P> {
         TrackedBuilder::new(processor)
     }
@@ -132,6 +212,23 @@ where
     ///
     /// As for [`MicroBatch::start`]: dropping the future abandons the accepted jobs,
     /// and they are found as abandoned.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, JobError, JobStatus, Tracked};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let hung = Tracked::new(|_: Vec<u8>| std::future::pending::<Result<Vec<u8>, String>>());
+    /// let run = tokio::spawn(hung.start(CancellationToken::new()));
+    /// hung.submit("a", 7).accepted().await.expect("there is room");
+    /// run.abort(); // the loop ends without a drain
+    /// assert!(run.await.is_err());
+    ///
+    /// let Some(JobStatus::Completed(result)) = hung.status("a") else { panic!("it has ended") };
+    /// assert!(matches!(result, Err(JobError::Abandoned)));
+    /// # }
+    /// ```
     pub fn start(
         &self,
         cancel: CancellationToken,
@@ -149,6 +246,23 @@ where
     /// # Cancel safety
     ///
     /// Once polled, the stop goes on by itself.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, JobStatus, Tracked};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let echo = Tracked::new_running(
+    /// #     CancellationToken::new(),
+    /// #     |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) },
+    /// # );
+    /// echo.submit("a", 7).accepted().await?;
+    /// echo.shutdown().await?;
+    /// assert!(matches!(echo.status("a"), Some(JobStatus::Completed(Ok(7)))));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn shutdown(
         &self,
     ) -> impl Future<Output = Result<(), ShutdownTimeout>> + Send + 'static + use<K, J, R> {
@@ -178,7 +292,7 @@ where
     ///
     /// ```
     /// # use microbatch::{CancellationToken, JobError, Tracked};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), JobError> {
     /// # let payments = Tracked::new_running(
     /// #     CancellationToken::new(),
@@ -212,6 +326,22 @@ where
     /// [`TrySubmitError`] says why not, and gives the job back. The job leaves no
     /// trace; the handles of calls that came with the same id meanwhile resolve as
     /// [`JobError::Closed`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{Tracked, TrySubmitError};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let echo = Tracked::builder(|jobs: Vec<u8>| async move { Ok::<_, String>(jobs) })
+    ///     .options(|options| options.queue_capacity(1))
+    ///     .build()?;
+    /// let _first = echo.try_submit("a", 7)?;
+    /// assert!(echo.try_submit("a", 7).is_ok()); // known, so it needs no room
+    /// assert_eq!(echo.try_submit("b", 8).unwrap_err(), TrySubmitError::Full(8));
+    /// assert!(echo.status("b").is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn try_submit(&self, id: K, job: J) -> Result<JobHandle<R>, TrySubmitError<J>> {
         let (submit_guard, status_guard) = match self.table.begin(id) {
             Ok(guards) => guards,
@@ -248,6 +378,29 @@ where
     ///
     /// A result whose clone panics is returned as [`JobError::Panicked`]. An id
     /// whose hash or comparison panics is not known.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, JobError, JobStatus, Tracked};
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let fail = |_: Vec<u8>| async {
+    ///     tokio::time::sleep(Duration::from_secs(1)).await;
+    ///     Err("disk full")
+    /// };
+    /// let failing = Tracked::<String, _, ()>::new_running(CancellationToken::new(), fail);
+    /// failing.submit("order-7".to_string(), 7).accepted().await?;
+    /// tokio::time::sleep(Duration::from_millis(1500)).await; // past the interval
+    /// assert!(matches!(failing.status("order-7"), Some(JobStatus::Processing)));
+    ///
+    /// failing.flush().await;
+    /// let Some(JobStatus::Completed(Err(error))) = failing.status("order-7") else { panic!() };
+    /// assert!(matches!(error, JobError::Failed(cause) if cause.to_string() == "disk full"));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn status<Q>(&self, id: &Q) -> Option<JobStatus<R>>
     where
@@ -265,7 +418,7 @@ where
     ///
     /// ```
     /// # use microbatch::{CancellationToken, JobError, Tracked};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), JobError> {
     /// # let echo = Tracked::new_running(
     /// #     CancellationToken::new(),
@@ -291,11 +444,43 @@ where
     /// # Cancel safety
     ///
     /// Once polled, the flush goes on by itself.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, JobStatus, Tracked};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let echo = Tracked::new_running(
+    /// #     CancellationToken::new(),
+    /// #     |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) },
+    /// # );
+    /// drop(echo.submit("a", 7)); // its result is asked for by id
+    /// echo.flush().await;
+    /// assert!(matches!(echo.status("a"), Some(JobStatus::Completed(Ok(7)))));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn flush(&self) -> impl Future<Output = ()> + Send + 'static + use<K, J, R> {
         self.micro_batch.flush()
     }
 
     /// Returns the settings that are in force.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::Tracked;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let processor = |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
+    /// let echo = Tracked::<u8, _, _>::builder(processor)
+    ///     .options(|options| options.max_in_flight(4))
+    ///     .build()?;
+    /// assert_eq!(echo.settings().max_in_flight, 4);
+    /// assert_eq!(echo.settings().max_batch_size, 3); // the default
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn settings(&self) -> Settings {
         self.micro_batch.settings()
@@ -306,6 +491,26 @@ where
     /// # Errors
     ///
     /// As for [`MicroBatch::reconfigure`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Tracked};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # // Each job learns how many jobs its batch holds.
+    /// # let sizes = Tracked::new_running(CancellationToken::new(), |jobs: Vec<u8>| async move {
+    /// #     Ok::<_, String>(vec![jobs.len(); jobs.len()])
+    /// # });
+    /// let handles = [1, 2, 3, 4, 5].map(|id| sizes.submit(id, 7));
+    /// let now = sizes.reconfigure(|settings| settings.max_batch_size = 5)?;
+    /// assert_eq!(now.max_batch_size, 5);
+    /// for handle in handles {
+    ///     assert_eq!(handle.await?, 5); // one batch, where there were to be two
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn reconfigure(
         &self,
         change: impl FnOnce(&mut Settings),
@@ -315,34 +520,144 @@ where
 
     /// Cuts no more batches until [`resume`](Self::resume), as [`MicroBatch::pause`]
     /// does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, JobStatus, Tracked};
+    /// # use std::time::Duration;
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// # let echo = Tracked::new_running(
+    /// #     CancellationToken::new(),
+    /// #     |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) },
+    /// # );
+    /// echo.pause();
+    /// let _handle = echo.submit("a", 7);
+    /// tokio::time::sleep(Duration::from_secs(60)).await;
+    /// assert!(matches!(echo.status("a"), Some(JobStatus::Submitted)));
+    /// # }
+    /// ```
     pub fn pause(&self) {
         self.micro_batch.pause();
     }
 
     /// Ends a pause.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, JobStatus, Tracked};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let echo = Tracked::new_running(
+    /// #     CancellationToken::new(),
+    /// #     |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) },
+    /// # );
+    /// echo.pause();
+    /// echo.submit("a", 7).accepted().await?;
+    /// echo.resume();
+    /// echo.flush().await; // without `resume` it would wait
+    /// assert!(matches!(echo.status("a"), Some(JobStatus::Completed(Ok(7)))));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn resume(&self) {
         self.micro_batch.resume();
     }
 
     /// Returns whether batches are held back by [`pause`](Self::pause).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::Tracked;
+    /// let echo = Tracked::<u8, _, _>::new(|jobs: Vec<u8>| async move { Ok::<_, String>(jobs) });
+    /// echo.pause(); // before the start, so that the first batch waits as well
+    /// assert!(echo.is_paused());
+    /// echo.resume();
+    /// assert!(!echo.is_paused());
+    /// ```
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.micro_batch.is_paused()
     }
 
     /// Records the metrics of this moment, as `MicroBatch::record_metrics` does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::Tracked;
+    /// # use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let recorder = DebuggingRecorder::new();
+    /// # let exporter = recorder.snapshotter();
+    /// # recorder.install()?;
+    /// let payments = Tracked::builder(|jobs: Vec<u8>| async move { Ok::<_, String>(jobs) })
+    ///     .options(|options| options.name("payments"))
+    ///     .build()?;
+    /// let _first = payments.submit("key-1", 250);
+    /// let _again = payments.submit("key-1", 250); // the client sent it twice
+    ///
+    /// payments.record_metrics();
+    /// # let metrics = exporter.snapshot().into_vec().into_iter();
+    /// # let mut accepted = metrics.filter_map(|(key, _, _, value)| match value {
+    /// #     DebugValue::Counter(n) if key.key().name().contains("accepted") => Some(n),
+    /// #     _ => None,
+    /// # });
+    /// # let accepted = accepted.next();
+    /// assert_eq!(accepted, Some(1)); // `microbatch_jobs_accepted_total`
+    /// # Ok(())
+    /// # }
+    /// ```
     #[cfg(feature = "metrics")]
     pub fn record_metrics(&self) {
         self.micro_batch.record_metrics();
     }
 
     /// Returns whether the loop has been started and has not ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Tracked};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let echo = Tracked::<u8, _, _>::new(|jobs: Vec<u8>| async move { Ok::<_, String>(jobs) });
+    /// let run = tokio::spawn(echo.start(CancellationToken::new()));
+    /// assert!(echo.is_running());
+    /// echo.shutdown().await?;
+    /// run.await??;
+    /// assert!(!echo.is_running());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.micro_batch.is_running()
     }
 
     /// Returns whether jobs are no longer accepted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, JobStatus, Tracked};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let echo = Tracked::new_running(
+    /// #     CancellationToken::new(),
+    /// #     |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) },
+    /// # );
+    /// echo.submit("a", 7).accepted().await?;
+    /// echo.shutdown().await?;
+    /// assert!(echo.is_closed());
+    /// assert_eq!(echo.submit("a", 7).await?, 7); // known, so it need not be accepted
+    /// assert!(echo.submit("b", 8).await.is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.micro_batch.is_closed()
@@ -350,6 +665,26 @@ where
 
     /// Returns counters and gauges of this moment. Jobs whose id was known are
     /// not counted: they were not submitted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Tracked};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let echo = Tracked::new_running(
+    /// #     CancellationToken::new(),
+    /// #     |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) },
+    /// # );
+    /// let handles = [("a", 7), ("b", 8), ("a", 7)].map(|(id, job)| echo.submit(id, job));
+    /// for handle in handles {
+    ///     handle.await?;
+    /// }
+    /// let stats = echo.stats();
+    /// assert_eq!((stats.accepted, stats.completed), (2, 2));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.micro_batch.stats()

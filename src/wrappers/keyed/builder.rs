@@ -26,6 +26,32 @@ use crate::storage::BatchStorage;
 /// | [`max_in_flight_overall`](Self::max_in_flight_overall) | 10 batches |
 /// | [`queue_capacity_overall`](Self::queue_capacity_overall) | 10 000 jobs |
 /// | [`options`](Self::options) | those of [`MicroBatchBuilder`], for each key |
+///
+/// # Examples
+///
+/// ```
+/// # use std::time::Duration;
+/// use microbatch::{BuildError, CancellationToken, Keyed};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let processor = |table: &'static str, rows: Vec<u64>| async move {
+///     Ok::<_, String>(vec![format!("{table}: {} rows", rows.len()); rows.len()])
+/// };
+/// let tables = Keyed::builder(processor)
+///     .max_in_flight_overall(8) // as many as there are connections
+///     .queue_capacity_overall(50_000)
+///     .options(|options| options.max_batch_size(1000).interval(Duration::from_millis(5)))
+///     .build_running(CancellationToken::new())?;
+/// assert_eq!(tables.submit("users", 7).await?, "users: 1 rows");
+///
+/// let refused = Keyed::builder(processor)
+///     .options(|options| options.max_batch_size(0)) // checked before there is a key
+///     .build_running(CancellationToken::new());
+/// assert_eq!(refused.unwrap_err(), BuildError::Zero("max_batch_size"));
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "a builder does nothing until `build_running`"]
 pub struct KeyedBuilder<K, J, R, P> {
     processor: P,
@@ -35,6 +61,32 @@ pub struct KeyedBuilder<K, J, R, P> {
 }
 
 /// The options of the micro-batcher of one key of a [`Keyed`].
+///
+/// # Examples
+///
+/// Options in a function of their own:
+///
+/// ```
+/// # use std::time::Duration;
+/// use microbatch::{CancellationToken, Keyed, KeyedOptions, KeyedProcessor};
+///
+/// fn patient<P>(options: KeyedOptions<u8, u64, u64, P>) -> KeyedOptions<u8, u64, u64, P>
+/// where
+///     P: KeyedProcessor<u8, u64, u64>,
+/// {
+///     options.interval(Duration::from_secs(30)).max_batch_size(500)
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let processor = |_tenant: u8, jobs: Vec<u64>| async move { Ok::<_, String>(jobs) };
+/// let tenants = Keyed::builder(processor)
+///     .options(patient)
+///     .build_running(CancellationToken::new())?;
+/// assert_eq!(tenants.settings().max_batch_size, 500);
+/// # Ok(())
+/// # }
+/// ```
 pub type KeyedOptions<K, J, R, P> = MicroBatchBuilder<KeyedJob<K, J>, R, PerKey<P>>;
 
 /// Sets the options of the micro-batcher of one key, and builds it.
@@ -79,7 +131,7 @@ where
     ///
     /// ```
     /// # use microbatch::{CancellationToken, Keyed};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let processor = |_tenant: u8, jobs: Vec<&'static str>| async move { Ok::<_, String>(jobs) };
     /// let tenants = Keyed::builder(processor)
@@ -115,6 +167,33 @@ where
     /// batch. Each key waits for one turn at a time, so keys take turns and each gets its
     /// share. A processor that awaits a job of the same [`Keyed`] keeps its turn
     /// meanwhile.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use microbatch::{CancellationToken, Keyed};
+    /// # use tokio::time::{Instant, sleep};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // A batch takes 1 s.
+    /// let calls = Keyed::builder(|_tenant: u8, jobs: Vec<u8>| async move {
+    ///     sleep(Duration::from_secs(1)).await;
+    ///     Ok::<_, String>(jobs)
+    /// })
+    /// .max_in_flight_overall(2)
+    /// .options(|options| options.flush_when_idle(true))
+    /// .build_running(CancellationToken::new())?;
+    ///
+    /// let start = Instant::now();
+    /// let handles = [1, 2, 3, 4, 5, 6].map(|tenant| calls.submit(tenant, 7));
+    /// for handle in handles {
+    ///     handle.await?;
+    /// }
+    /// assert_eq!(start.elapsed().as_secs(), 3); // six batches, two at a time
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_in_flight_overall(mut self, batches: usize) -> Self {
         self.max_in_flight_overall = batches;
         self
@@ -129,6 +208,24 @@ where
     /// its loop only when there is room, so a flood of new keys costs no more than its
     /// jobs. Make it large enough for a batch of each key that is busy at a time: with
     /// less, batches stay small and go by the interval.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Keyed, TrySubmitError};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let processor = |_tenant: u8, jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
+    /// let tenants = Keyed::builder(processor)
+    ///     .queue_capacity_overall(2)
+    ///     .build_running(CancellationToken::new())?;
+    /// let (one, two) = (tenants.try_submit(1, 7)?, tenants.try_submit(2, 8)?);
+    /// assert_eq!(tenants.try_submit(3, 9).unwrap_err(), TrySubmitError::Full(9));
+    /// assert_eq!((one.await?, two.await?), (7, 8));
+    /// assert!(tenants.try_submit(3, 9).is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn queue_capacity_overall(mut self, jobs: usize) -> Self {
         self.queue_capacity_overall = jobs;
         self
@@ -144,6 +241,24 @@ where
     /// # Panics
     ///
     /// Outside a Tokio runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{BuildError, CancellationToken, Keyed};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let processor = |_tenant: u8, jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
+    /// let refused = Keyed::<_, u8, _>::builder(processor)
+    ///     .max_in_flight_overall(0)
+    ///     .build_running(CancellationToken::new());
+    /// assert_eq!(refused.unwrap_err(), BuildError::Zero("max_in_flight_overall"));
+    ///
+    /// let tenants = Keyed::builder(processor).build_running(CancellationToken::new())?;
+    /// assert_eq!(tenants.submit(1, 7).await?, 7); // it runs
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn build_running(self, cancel: CancellationToken) -> Result<Keyed<K, J, R>, BuildError> {
         if self.max_in_flight_overall == 0 {
             return Err(BuildError::Zero("max_in_flight_overall"));

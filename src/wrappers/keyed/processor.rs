@@ -10,6 +10,32 @@ use crate::processor::BatchProcessor;
 
 /// A job with its key, as the micro-batcher of one key of a [`Keyed`](super::Keyed),
 /// its weight function and its storage see it.
+///
+/// # Examples
+///
+/// A weight function of every key, here of what an entry takes in a request:
+///
+/// ```
+/// use microbatch::{CancellationToken, JobError, Keyed, KeyedJob};
+///
+/// fn bytes(entry: &KeyedJob<&'static str, &'static str>) -> usize {
+///     entry.key().len() + entry.job().len()
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let processor = |_bucket: &'static str, jobs: Vec<&'static str>| async move {
+/// #     Ok::<_, String>(jobs)
+/// # };
+/// let objects = Keyed::builder(processor)
+///     .options(|options| options.max_batch_weight(16, bytes))
+///     .build_running(CancellationToken::new())?;
+/// assert_eq!(objects.submit("bucket", "ten bytes.").await?, "ten bytes.");
+/// let refused = objects.submit("bucket", "eleven long").await;
+/// assert!(matches!(refused, Err(JobError::TooHeavy { weight: 17, limit: 16 })));
+/// # Ok(())
+/// # }
+/// ```
 pub struct KeyedJob<K, J> {
     /// `None` once taken.
     job: Shielded<Option<J>>,
@@ -28,11 +54,60 @@ impl<K, J> KeyedJob<K, J> {
     }
 
     /// Returns the key that the job was submitted under.
+    ///
+    /// # Examples
+    ///
+    /// The weight of a row depends on its table here:
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, JobError, Keyed};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let processor = |_: &'static str, rows: Vec<u8>| async move { Ok::<_, String>(rows) };
+    /// let tables = Keyed::builder(processor)
+    ///     .options(|options| {
+    ///         options.max_batch_weight(10, |entry| match *entry.key() {
+    ///             "wide" => 20,
+    ///             _ => 1,
+    ///         })
+    ///     })
+    ///     .build_running(CancellationToken::new())?;
+    /// assert_eq!(tables.submit("narrow", 7).await?, 7);
+    /// let refused = tables.submit("wide", 7).await;
+    /// assert!(matches!(refused, Err(JobError::TooHeavy { weight: 20, limit: 10 })));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn key(&self) -> &K {
         self.guard.key()
     }
 
     /// Returns the job.
+    ///
+    /// # Examples
+    ///
+    /// Urgent jobs of each key first:
+    ///
+    /// ```
+    /// # use std::sync::atomic::{AtomicU32, Ordering};
+    /// # use microbatch::{CancellationToken, Keyed, KeyedJob, Lanes};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # static BATCHES: AtomicU32 = AtomicU32::new(0);
+    /// # let numbers = |_tenant: u8, jobs: Vec<i32>| async move {
+    /// #     Ok::<_, String>(vec![BATCHES.fetch_add(1, Ordering::Relaxed); jobs.len()])
+    /// # };
+    /// let tenants = Keyed::builder(numbers)
+    ///     .options(|options| {
+    ///         let lane = |entry: &KeyedJob<u8, i32>| usize::from(*entry.job() >= 0);
+    ///         options.max_batch_size(1).storage(Lanes::new(2, lane))
+    ///     })
+    ///     .build_running(CancellationToken::new())?;
+    /// let (later, urgent) = (tenants.submit(1, 7), tenants.submit(1, -7));
+    /// assert_eq!((urgent.await?, later.await?), (0, 1)); // the numbers of their batches
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn job(&self) -> &J {
         self.job.as_ref().expect("it is taken with the entry")
     }
@@ -48,6 +123,31 @@ impl<K: fmt::Debug, J: fmt::Debug> fmt::Debug for KeyedJob<K, J> {
 }
 
 /// The processor of a [`Keyed`](super::Keyed), as the micro-batcher of one key sees it.
+///
+/// # Examples
+///
+/// It is named in the type of a builder of one key:
+///
+/// ```
+/// # use std::time::Duration;
+/// use microbatch::{CancellationToken, Keyed, KeyedJob, KeyedProcessor, MicroBatchBuilder, PerKey};
+///
+/// fn options<P: KeyedProcessor<u8, u64, u64>>(
+///     builder: MicroBatchBuilder<KeyedJob<u8, u64>, u64, PerKey<P>>,
+/// ) -> MicroBatchBuilder<KeyedJob<u8, u64>, u64, PerKey<P>> {
+///     builder.interval(Duration::from_millis(5))
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let processor = |_tenant: u8, jobs: Vec<u64>| async move { Ok::<_, String>(jobs) };
+/// let tenants = Keyed::builder(processor)
+///     .options(options)
+///     .build_running(CancellationToken::new())?;
+/// assert_eq!(tenants.settings().interval, Duration::from_millis(5));
+/// # Ok(())
+/// # }
+/// ```
 pub struct PerKey<P> {
     processor: Arc<Shielded<P>>,
 }

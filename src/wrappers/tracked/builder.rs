@@ -24,6 +24,27 @@ use crate::storage::{BatchStorage, MemoryStorage};
 /// | [`retain_jobs`](Self::retain_jobs) | 10 000 jobs |
 /// | [`retain_for`](Self::retain_for) | 1 h |
 /// | [`options`](Self::options) | those of [`MicroBatchBuilder`] |
+///
+/// # Examples
+///
+/// ```
+/// # use std::time::Duration;
+/// use microbatch::{CancellationToken, Tracked};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let charge = |cents: Vec<u32>| async move {
+///     Ok::<_, String>(cents.iter().map(|cents| format!("charged {cents}")).collect())
+/// };
+/// let payments = Tracked::builder(charge)
+///     .retain_jobs(1_000_000)
+///     .retain_for(Duration::from_secs(24 * 60 * 60)) // as long as clients may try again
+///     .options(|options| options.max_batch_size(100).interval(Duration::from_millis(20)))
+///     .build_running(CancellationToken::new())?;
+/// assert_eq!(payments.submit("key-1", 250).await?, "charged 250");
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "a builder does nothing until `build` or `build_running`"]
 pub struct TrackedBuilder<K, J, R, P, S = MemoryStorage<TrackedJob<K, J, R>, R>> {
     options: TrackedOptions<K, J, R, P, S>,
@@ -32,6 +53,31 @@ pub struct TrackedBuilder<K, J, R, P, S = MemoryStorage<TrackedJob<K, J, R>, R>>
 }
 
 /// The options of the micro-batcher behind a [`Tracked`].
+///
+/// # Examples
+///
+/// Options in a function of their own:
+///
+/// ```
+/// # use std::time::Duration;
+/// use microbatch::{BatchProcessor, CancellationToken, Tracked, TrackedOptions};
+///
+/// type Options<P> = TrackedOptions<String, u64, u64, P>;
+///
+/// fn patient<P: BatchProcessor<u64, u64>>(options: Options<P>) -> Options<P> {
+///     options.interval(Duration::from_secs(30)).max_batch_size(500)
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let processor = |jobs: Vec<u64>| async move { Ok::<_, String>(jobs) };
+/// let echo = Tracked::builder(processor)
+///     .options(patient)
+///     .build_running(CancellationToken::new())?;
+/// assert_eq!(echo.settings().max_batch_size, 500);
+/// # Ok(())
+/// # }
+/// ```
 pub type TrackedOptions<K, J, R, P, S = MemoryStorage<TrackedJob<K, J, R>, R>> =
     MicroBatchBuilder<TrackedJob<K, J, R>, R, Tracking<P>, S>;
 
@@ -65,7 +111,7 @@ where
     ///
     /// ```
     /// # use microbatch::{CancellationToken, Tracked};
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let processor = |jobs: Vec<&'static str>| async move { Ok::<_, String>(jobs) };
     /// let tracked = Tracked::builder(processor)
@@ -94,6 +140,24 @@ where
     /// asked for are forgotten. Default 10 000; zero is refused.
     ///
     /// While a batch ends there may be as many more as it holds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Tracked};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let echo = Tracked::builder(|jobs: Vec<u8>| async move { Ok::<_, String>(jobs) })
+    ///     .retain_jobs(2)
+    ///     .build_running(CancellationToken::new())?;
+    /// for job in 1..=10 {
+    ///     assert_eq!(echo.submit(job, job).await?, job);
+    /// }
+    /// let retained = (1..=10).filter(|id| echo.status(id).is_some()).count();
+    /// assert_eq!(retained, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn retain_jobs(mut self, jobs: usize) -> Self {
         self.retain_jobs = jobs;
         self
@@ -104,6 +168,24 @@ where
     ///
     /// A job whose retention has ended is not found any more. Its memory is freed
     /// later, by other calls.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use microbatch::{CancellationToken, Tracked};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let echo = Tracked::builder(|jobs: Vec<u8>| async move { Ok::<_, String>(jobs) })
+    ///     .retain_for(Duration::from_nanos(1))
+    ///     .build_running(CancellationToken::new())?;
+    /// assert_eq!(echo.submit("a", 7).await?, 7);
+    /// # std::thread::sleep(Duration::from_nanos(2));
+    /// assert!(echo.status("a").is_none());
+    /// assert_eq!(echo.submit("a", 8).await?, 8); // the id stands for another job now
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn retain_for(mut self, age: Duration) -> Self {
         self.retain_for = age;
         self
@@ -115,6 +197,21 @@ where
     /// # Errors
     ///
     /// [`BuildError`] names the first option whose value is invalid.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{BuildError, Tracked};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let echo = |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
+    /// let refused = Tracked::<u8, _, _>::builder(echo).retain_jobs(0).build();
+    /// assert_eq!(refused.unwrap_err(), BuildError::Zero("retain_jobs"));
+    ///
+    /// let built = Tracked::<u8, _, _>::builder(echo).build()?;
+    /// assert!(!built.is_running());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn build(self) -> Result<Tracked<K, J, R>, BuildError> {
         if self.retain_jobs == 0 {
             return Err(BuildError::Zero("retain_jobs"));
@@ -136,6 +233,20 @@ where
     /// # Panics
     ///
     /// Outside a Tokio runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Tracked};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let echo = Tracked::builder(|jobs: Vec<u8>| async move { Ok::<_, String>(jobs) })
+    ///     .build_running(CancellationToken::new())?;
+    /// assert!(echo.is_running());
+    /// assert_eq!(echo.submit("a", 7).await?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn build_running(self, cancel: CancellationToken) -> Result<Tracked<K, J, R>, BuildError> {
         let tracked = self.build()?;
         tracked.micro_batch.spawn(cancel);

@@ -16,6 +16,34 @@ use crate::processor::BatchProcessor;
 /// weight function and its storage see it.
 ///
 /// Dropping it completes the job as [`JobError::Abandoned`].
+///
+/// # Examples
+///
+/// A storage gives jobs whose id is even first here:
+///
+/// ```
+/// # use std::sync::atomic::{AtomicU32, Ordering};
+/// use microbatch::{CancellationToken, Lanes, Tracked, TrackedJob};
+///
+/// fn lane(entry: &TrackedJob<u32, &'static str, u32>) -> usize {
+///     (entry.id() % 2) as usize
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # static BATCHES: AtomicU32 = AtomicU32::new(0);
+/// # let numbers = |jobs: Vec<&'static str>| async move {
+/// #     Ok::<_, String>(vec![BATCHES.fetch_add(1, Ordering::Relaxed); jobs.len()])
+/// # };
+/// let numbers = Tracked::builder(numbers) // each job learns the number of its batch
+///     .options(|options| options.max_batch_size(1).storage(Lanes::new(2, lane)))
+///     .build()?;
+/// let (odd, even) = (numbers.submit(1, "odd"), numbers.submit(2, "even"));
+/// tokio::spawn(numbers.start(CancellationToken::new()));
+/// assert_eq!((odd.await?, even.await?), (1, 0));
+/// # Ok(())
+/// # }
+/// ```
 pub struct TrackedJob<K, J, R> {
     guard: StatusGuard<K, R>,
     /// `None` once taken.
@@ -38,11 +66,54 @@ impl<K, J, R> TrackedJob<K, J, R> {
     }
 
     /// Returns the id that the job was submitted under.
+    ///
+    /// # Examples
+    ///
+    /// The ids count towards the weight here:
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, JobError, Tracked};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let processor = |jobs: Vec<u8>| async move { Ok::<_, String>(jobs) };
+    /// let texts = Tracked::<&'static str, _, _>::builder(processor)
+    ///     .options(|options| options.max_batch_weight(8, |entry| entry.id().len() + 1))
+    ///     .build_running(CancellationToken::new())?;
+    /// assert_eq!(texts.submit("short", 7).await?, 7);
+    /// let refused = texts.submit("too long for that", 7).await;
+    /// assert!(matches!(refused, Err(JobError::TooHeavy { weight: 18, limit: 8 })));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn id(&self) -> &K {
         self.guard.id()
     }
 
     /// Returns the job.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use microbatch::{CancellationToken, Similar, Tracked, TrackedJob};
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let longest = |texts: Vec<&'static str>| async move {
+    /// #     let longest = texts.iter().map(|text| text.len()).max().unwrap_or_default();
+    /// #     Ok::<_, String>(vec![longest; texts.len()])
+    /// # };
+    /// let texts = Tracked::builder(longest) // each job learns the longest text of its batch
+    ///     .options(|options| {
+    ///         let length = |entry: &TrackedJob<u8, &str, _>| entry.job().len() as u64;
+    ///         options.max_batch_size(2).storage(Similar::by(length))
+    ///     })
+    ///     .build()?;
+    /// let handles = ["a", "a long one", "ab"].map(|text| texts.submit(text.len() as u8, text));
+    /// tokio::spawn(texts.start(CancellationToken::new()));
+    /// let [one, long, two] = handles;
+    /// assert_eq!((one.await?, long.await?, two.await?), (2, 10, 2));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn job(&self) -> &J {
         self.job.as_ref().expect("it is taken with the entry")
     }
@@ -59,6 +130,32 @@ impl<K: fmt::Debug, J: fmt::Debug, R> fmt::Debug for TrackedJob<K, J, R> {
 
 /// The processor of a [`Tracked`](super::Tracked), which also records the status of
 /// each job.
+///
+/// # Examples
+///
+/// It is named in the type of the builder behind a [`Tracked`](super::Tracked):
+///
+/// ```
+/// # use std::time::Duration;
+/// # use microbatch::{BatchProcessor, CancellationToken, Tracked};
+/// use microbatch::{MicroBatchBuilder, TrackedJob, Tracking};
+///
+/// type Options<P> = MicroBatchBuilder<TrackedJob<u8, u64, u64>, u64, Tracking<P>>;
+///
+/// fn soon<P: BatchProcessor<u64, u64>>(options: Options<P>) -> Options<P> {
+///     options.interval(Duration::from_millis(5))
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let processor = |jobs: Vec<u64>| async move { Ok::<_, String>(jobs) };
+/// let echo = Tracked::builder(processor)
+///     .options(soon)
+///     .build_running(CancellationToken::new())?;
+/// assert_eq!(echo.settings().interval, Duration::from_millis(5));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Tracking<P>(P);
 

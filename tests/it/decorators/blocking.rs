@@ -44,7 +44,10 @@ async fn a_failing_init_is_reported_by_spawn() {
         |(), jobs| Ok(jobs),
     );
     let error = panicking.await.expect_err("init panics");
-    assert_eq!(error.to_string(), "the processor panicked: no device");
+    assert_eq!(
+        error.to_string(),
+        "the processor or a callback panicked: no device"
+    );
 }
 
 #[tokio::test]
@@ -317,7 +320,10 @@ async fn an_error_that_panics_when_boxed_fails_its_batch_and_keeps_the_state() {
     // And at the start.
     let failing = BlockingProcessor::<u8, u8>::spawn(|| Err::<(), _>(Touchy), |(), jobs| Ok(jobs));
     let error = failing.await.expect_err("init fails");
-    assert_eq!(error.to_string(), "the processor panicked: conversion");
+    assert_eq!(
+        error.to_string(),
+        "the processor or a callback panicked: conversion"
+    );
 }
 
 /// What `init` and `run` own is dropped by the thread as it ends.

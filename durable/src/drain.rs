@@ -1,0 +1,10 @@
+//! The back: leases jobs in batches, has them processed, and settles them.
+
+mod attempts;
+mod batch;
+mod builder;
+mod report;
+mod worker;
+
+pub use builder::{Drain, DrainBuilder};
+pub use report::{DrainError, DrainReport, Drained};

@@ -1,0 +1,161 @@
+//! A job as a store has it: an id and bytes.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::num::NonZeroU32;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use crate::outcome::Refusal;
+
+/// The name of a job, chosen by who submits it. A store has one job of an id at a time,
+/// so a caller that does not know whether its job arrived submits it again.
+///
+/// 1 to 255 bytes without a NUL; a store refuses others as [`Refusal::BadId`].
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::JobId;
+///
+/// let id = JobId::from(format!("order-{}", 7));
+/// assert_eq!(&*id, "order-7");
+/// assert!(id.check().is_ok());
+/// assert!(JobId::from("").check().is_err());
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobId(Arc<str>);
+
+impl JobId {
+    /// The most bytes of an id.
+    pub const MAX_LEN: usize = 255;
+
+    /// Returns whether a store takes this id.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::BadId`].
+    pub fn check(&self) -> Result<(), Refusal> {
+        match (1..=Self::MAX_LEN).contains(&self.0.len()) && !self.0.contains('\0') {
+            true => Ok(()),
+            false => Err(Refusal::BadId),
+        }
+    }
+}
+
+impl<T: Into<Arc<str>>> From<T> for JobId {
+    fn from(id: T) -> Self {
+        Self(id.into())
+    }
+}
+
+impl Deref for JobId {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AsRef<str> for JobId {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for JobId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// A job to append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewJob {
+    /// Its name.
+    pub id: JobId,
+    /// The name of the codec that encoded it; see [`Codec::NAME`](crate::Codec::NAME).
+    pub codec: Arc<str>,
+    /// The job, encoded.
+    pub payload: Bytes,
+}
+
+/// One delivery of one job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leased<L> {
+    /// The job's name.
+    pub id: JobId,
+    /// Which delivery this is, from 1. It was durable before the store gave the job out.
+    pub attempt: NonZeroU32,
+    /// The name of the codec that encoded it.
+    pub codec: Arc<str>,
+    /// The job, encoded.
+    pub payload: Bytes,
+    /// When it was appended, by the store's clock.
+    pub appended: SystemTime,
+    /// Settles this delivery, and no other.
+    pub lease: L,
+}
+
+/// A job that is never tried again unless it is revived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadJob {
+    /// The job's name. No other job can have it until this one is revived and done, or
+    /// discarded.
+    pub id: JobId,
+    /// How many deliveries it had.
+    pub attempt: u32,
+    /// The name of the codec that encoded it.
+    pub codec: Arc<str>,
+    /// The job, encoded, as it was appended.
+    pub payload: Bytes,
+    /// When it was appended.
+    pub appended: SystemTime,
+    /// When it was declared dead.
+    pub died: SystemTime,
+    /// Why.
+    pub reason: String,
+}
+
+/// How many jobs a store has, and in which state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Depth {
+    /// Jobs that can be leased now.
+    pub ready: u64,
+    /// Jobs whose lease holds.
+    pub leased: u64,
+    /// Jobs that wait for their next attempt.
+    pub delayed: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// When the oldest of the jobs that are not dead was appended.
+    pub oldest: Option<SystemTime>,
+}
+
+impl Depth {
+    /// Returns the backlog: jobs that are not yet settled, dead ones left out.
+    ///
+    /// ```
+    /// let depth = microbatch_durable::Depth { ready: 3, leased: 2, dead: 9, ..Default::default() };
+    /// assert_eq!(depth.pending(), 5);
+    /// ```
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        self.ready + self.leased + self.delayed
+    }
+}

@@ -1,0 +1,46 @@
+//! Jobs that outlive the process: submitted durably, leased in batches, processed by any
+//! [`BatchProcessor`](microbatch::BatchProcessor), and settled only afterwards.
+//!
+//! | you want to | look at |
+//! | --- | --- |
+//! | submit jobs that are on disk once the handle resolves | [`Durable`] |
+//! | process them in batches | [`Drain`] |
+//! | keep them in one file, without a server | [`RedbStore`] |
+//! | test without a disk | [`MemoryStore`] |
+//! | write a store, and prove it | [`Store`], [`conformance`] |
+//! | look after what failed | [`DeadLetters`] |
+//! | choose how jobs become bytes | [`Codec`], [`Json`] |
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
+
+mod codec;
+pub mod conformance;
+mod drain;
+mod durable;
+mod faulty;
+mod gather;
+mod job;
+mod memory;
+mod outcome;
+#[cfg(feature = "redb")]
+mod redb;
+mod store;
+
+#[cfg(feature = "messagepack")]
+pub use codec::MessagePack;
+pub use codec::{Codec, Json};
+pub use drain::{Drain, DrainBuilder, DrainError, DrainReport, Drained};
+pub use durable::{Durable, DurableBuilder};
+pub use job::{DeadJob, Depth, JobId, Leased, NewJob};
+pub use memory::{MemoryLease, MemoryStore, MemoryStoreBuilder};
+pub use microbatch::CancellationToken;
+pub use outcome::{Appended, IntoVerdict, Refusal, Settled, Verdict};
+#[cfg(feature = "redb")]
+pub use redb::{RedbError, RedbLease, RedbStore, RedbStoreBuilder};
+pub use store::{DeadLetters, Store};
+
+/// The chapter of the guide of `microbatch` that needs this crate.
+#[cfg(all(doctest, feature = "redb"))]
+#[doc = include_str!("../../src/guide/outliving.md")]
+struct GuideChapter;

@@ -1,0 +1,152 @@
+//! The traits of a place where jobs wait and survive.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::job::{DeadJob, Depth, JobId, Leased, NewJob};
+use crate::outcome::{Appended, Settled, Verdict};
+
+/// A place where jobs wait and survive.
+///
+/// It deals in ids and bytes; [`Durable`](crate::Durable) and [`Drain`](crate::Drain)
+/// encode and decode. Every answer is per job and in the order of the question. A call
+/// with nothing in it answers with nothing. [`conformance`](crate::conformance) tests an
+/// implementation.
+///
+/// # Ids
+///
+/// An id is taken from the moment that its job is appended until that job is done and
+/// the store's deduplication window after that has passed; a dead job keeps its id.
+///
+/// # Leases
+///
+/// A lease is one delivery of one job. It ends when it is settled, when its time is over
+/// without [`extend`](Store::extend), and with the process if
+/// [`lease_time`](Store::lease_time) is `None`. A job whose lease ended unsettled is due
+/// at once, with its attempt counted.
+///
+/// # Errors
+///
+/// An error of any method says that nothing is known: it may have happened. Every method
+/// may be repeated: ids keep an append from happening twice, leases a settlement. What
+/// the first call settled, the second calls [`Lost`](Settled::Lost).
+pub trait Store: Send + Sync + 'static {
+    /// One delivery of one job; a later delivery of the same job is another lease.
+    type Lease: Clone + Debug + Send + Sync + 'static;
+
+    /// Why the store could not do what it was asked.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Appends jobs, in order and in one commit. What is not refused is durable once this
+    /// returns.
+    fn append(
+        &self,
+        jobs: &[NewJob],
+    ) -> impl Future<Output = Result<Vec<Appended>, Self::Error>> + Send;
+
+    /// Waits until a job is due, and gives 1 to `max`, those longest due first. Each
+    /// attempt is durable before this returns. `max` is at least 1.
+    ///
+    /// # Cancel safety
+    ///
+    /// What a dropped call has leased is released.
+    fn lease(
+        &self,
+        max: usize,
+    ) -> impl Future<Output = Result<Vec<Leased<Self::Lease>>, Self::Error>> + Send;
+
+    /// Does in one commit what the verdicts say, and answers for each whether its lease
+    /// held; if not, its job is left alone.
+    fn settle(
+        &self,
+        verdicts: &[(Self::Lease, Verdict)],
+    ) -> impl Future<Output = Result<Vec<Settled>, Self::Error>> + Send;
+
+    /// Starts the time of these leases again, and answers for each whether it held.
+    fn extend(
+        &self,
+        leases: &[Self::Lease],
+    ) -> impl Future<Output = Result<Vec<Settled>, Self::Error>> + Send;
+
+    /// How long a lease holds without [`extend`](Store::extend); `None`: as long as this
+    /// process.
+    fn lease_time(&self) -> Option<Duration>;
+
+    /// Counts the jobs.
+    fn depth(&self) -> impl Future<Output = Result<Depth, Self::Error>> + Send;
+
+    /// Gives back what the store holds, such as the lock of a file, so that it can be
+    /// opened again. By default there is nothing to give back.
+    fn close(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+}
+
+/// What an operator needs of a store. A trait of its own, so that a store may be without.
+pub trait DeadLetters: Store {
+    /// Lists at most `limit` dead letters in the order of their ids, beginning after
+    /// `after`.
+    fn list(
+        &self,
+        after: Option<&JobId>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<DeadJob>, Self::Error>> + Send;
+
+    /// Makes dead jobs due again, with no attempt counted, and answers for each whether
+    /// it was among the dead.
+    fn revive(&self, ids: &[JobId]) -> impl Future<Output = Result<Vec<bool>, Self::Error>> + Send;
+
+    /// Deletes dead jobs, and answers for each whether it was among the dead. Their ids
+    /// are free at once.
+    fn discard(&self, ids: &[JobId])
+    -> impl Future<Output = Result<Vec<bool>, Self::Error>> + Send;
+}
+
+impl<S: Store> Store for Arc<S> {
+    type Lease = S::Lease;
+    type Error = S::Error;
+
+    async fn append(&self, jobs: &[NewJob]) -> Result<Vec<Appended>, S::Error> {
+        (**self).append(jobs).await
+    }
+
+    async fn lease(&self, max: usize) -> Result<Vec<Leased<S::Lease>>, S::Error> {
+        (**self).lease(max).await
+    }
+
+    async fn settle(&self, verdicts: &[(S::Lease, Verdict)]) -> Result<Vec<Settled>, S::Error> {
+        (**self).settle(verdicts).await
+    }
+
+    async fn extend(&self, leases: &[S::Lease]) -> Result<Vec<Settled>, S::Error> {
+        (**self).extend(leases).await
+    }
+
+    fn lease_time(&self) -> Option<Duration> {
+        (**self).lease_time()
+    }
+
+    async fn depth(&self) -> Result<Depth, S::Error> {
+        (**self).depth().await
+    }
+
+    async fn close(&self) {
+        (**self).close().await;
+    }
+}
+
+impl<S: DeadLetters> DeadLetters for Arc<S> {
+    async fn list(&self, after: Option<&JobId>, limit: usize) -> Result<Vec<DeadJob>, S::Error> {
+        (**self).list(after, limit).await
+    }
+
+    async fn revive(&self, ids: &[JobId]) -> Result<Vec<bool>, S::Error> {
+        (**self).revive(ids).await
+    }
+
+    async fn discard(&self, ids: &[JobId]) -> Result<Vec<bool>, S::Error> {
+        (**self).discard(ids).await
+    }
+}

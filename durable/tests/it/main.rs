@@ -1,0 +1,5 @@
+//! One test crate, modules by behaviour. Time is virtual wherever no disk is involved.
+
+mod drain;
+mod front;
+mod redb;
