@@ -47,17 +47,17 @@ const number = (page, id) => page.locator(id).textContent().then((text) => Numbe
 const logged = (page, text) => page.locator("#log li", { hasText: text }).first().waitFor({ timeout: 5000 });
 
 const steps = {
-  async "the Load switch makes both columns move"(page) {
+  async "the Load switch makes all columns move"(page) {
     await page.locator("#load").focus();
     await page.keyboard.press("Space");
-    await page.waitForFunction(() => ["#alone-jobs", "#batched-jobs"].every(
+    await page.waitForFunction(() => ["#alone-jobs", "#batched-jobs", "#later-jobs"].every(
       (id) => Number(document.querySelector(id).textContent.replaceAll(",", "")) > 0), null, { timeout: 5000 });
     assert.equal(await page.locator("#load").getAttribute("aria-checked"), "true");
   },
   async "batches store more"(page) {
     await page.waitForTimeout(3000);
     const [alone, batched] = [await number(page, "#alone-jobs"), await number(page, "#batched-jobs")];
-    console.log(`  ${alone} jobs/s row by row, ${batched} batched`);
+    console.log(`  ${alone} jobs/s row by row, ${batched} batched, ${await number(page, "#later-jobs")} accepted on disk`);
     assert.ok(batched > alone);
   },
   async "a slider changes the batch size within two seconds"(page) {

@@ -28,6 +28,9 @@ pub struct Sample {
     at: u64,
     row_by_row: Reading,
     batched: Reading,
+    later: Reading,
+    /// Jobs on disk that are not stored.
+    on_disk: u64,
     by_reason: BTreeMap<String, Flushed>,
     /// How long batches were in hand, added up, in milliseconds.
     busy: f64,
@@ -77,6 +80,11 @@ impl Sample {
                 jobs: stats.completed,
                 ..app.batched.meter.read()
             },
+            later: Reading {
+                commits: app.later.stats().batches,
+                ..app.later.meter.read()
+            },
+            on_disk: app.later.on_disk(),
             by_reason: by_reason.collect(),
             busy: batches.busy.as_secs_f64() * 1000.0,
             in_flight: stats.in_flight,

@@ -16,6 +16,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use microbatch::CancellationToken;
+use microbatch_durable::RedbStore;
 use microbatch_service::app::App;
 use microbatch_service::routes::router;
 use microbatch_service::serve::{own_origins, serve};
@@ -45,13 +46,15 @@ impl Service {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = sqlite(&folder.path().join("flights.db")).await;
-        Self::with(store, folder)
+        Self::with(store, folder).await
     }
 
-    fn with(store: Store, folder: TempDir) -> Self {
+    async fn with(store: Store, folder: TempDir) -> Self {
         let origins = vec![ORIGIN.to_owned()];
+        let jobs = RedbStore::open(folder.path().join("jobs")).await.unwrap();
+        let app = App::start(store, jobs, origins, CancellationToken::new()).await;
         Self {
-            app: App::start(store, origins, CancellationToken::new()).unwrap(),
+            app: app.unwrap(),
             _folder: folder,
         }
     }
@@ -117,6 +120,64 @@ fn changed(field: &str, value: impl Into<Value>) -> Value {
     let mut flight = flight();
     flight[field] = value.into();
     flight
+}
+
+#[tokio::test]
+async fn what_is_on_disk_is_stored_once_in_sqlite() {
+    what_is_on_disk_is_stored_once(Service::start().await).await;
+}
+
+async fn what_is_on_disk_is_stored_once(service: Service) {
+    let path = "/flights/later";
+    let with_key = |key: &str, flight: Value| {
+        let mut request = post(path, flight);
+        request
+            .headers_mut()
+            .insert("idempotency-key", key.parse().unwrap());
+        request
+    };
+    let hostile = changed("dest", "'; DROP TABLE stored_jobs; --");
+    let key = "'); DROP TABLE flights; --";
+    for duplicate in [false, true, true] {
+        let accepted = service.send(with_key(key, hostile.clone())).await;
+        assert_eq!(accepted.status, StatusCode::ACCEPTED);
+        assert_eq!(
+            accepted.json(),
+            json!({ "id": key, "duplicate": duplicate })
+        );
+    }
+    let accepted = service.post(path, flight()).await;
+    assert_eq!(accepted.status, StatusCode::ACCEPTED);
+    assert_eq!(accepted.json()["duplicate"], false);
+    // The order of two batches: first accepted, first stored.
+    let stored = async { while service.get("/flights/2").await.status == StatusCode::NOT_FOUND {} };
+    timeout(Duration::from_secs(30), stored)
+        .await
+        .expect("it is never stored");
+    assert_eq!(service.get("/flights/1").await.json(), hostile);
+    assert_eq!(service.get("/flights/2").await.json(), flight());
+    let missing = service.get("/flights/3").await;
+    missing.is_refused(StatusCode::NOT_FOUND);
+
+    let unprocessable = StatusCode::UNPROCESSABLE_ENTITY;
+    service
+        .send(with_key("", flight()))
+        .await
+        .is_refused(unprocessable);
+    service
+        .send(with_key(&"x".repeat(256), flight()))
+        .await
+        .is_refused(unprocessable);
+    service
+        .post(path, changed("dest", ""))
+        .await
+        .is_refused(unprocessable);
+    service.app.stop.cancel();
+    service.app.drained().await.unwrap();
+    service
+        .post(path, flight())
+        .await
+        .is_refused(StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test]

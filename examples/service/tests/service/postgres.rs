@@ -14,7 +14,7 @@ use crate::{Service, flight};
 async fn service(server: &Server, database: &str) -> Service {
     let url = server.database(database).await;
     let store = Store::Postgres(Postgres::connect(&url).await.unwrap());
-    Service::with(store, tempfile::tempdir().unwrap())
+    Service::with(store, tempfile::tempdir().unwrap()).await
 }
 
 /// One server for all of it, as its start takes longer than the rest.
@@ -28,6 +28,7 @@ async fn postgres_answers_as_sqlite_does() {
     };
     crate::both_ways_store_and_one_loads(service(&server, "one").await).await;
     crate::callers_get_their_own_flights(service(&server, "two").await).await;
+    crate::what_is_on_disk_is_stored_once(service(&server, "later").await).await;
     let four = service(&server, "four").await;
     four.post("/settings", json!({ "max_in_flight": 4 })).await;
     crate::callers_get_their_own_flights(four).await;

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::flight;
@@ -67,6 +67,9 @@ async fn what_cannot_start_is_told_in_one_line() {
     fails(&mut database(folder), cannot).await;
     fails(&mut database(&folder.join("missing/flights.db")), cannot).await;
     fails(&mut database(&text), "not a database").await;
+    let mut jobs = service();
+    jobs.arg("--jobs").arg(&text);
+    fails(&mut jobs, "cannot open the jobs").await;
     fails(service().env("DATABASE_URL", "nonsense"), cannot).await;
     let nobody = "postgres://postgres@127.0.0.1:1/flights";
     fails(service().env("DATABASE_URL", nobody), cannot).await;
@@ -100,21 +103,8 @@ pub async fn stores_in_postgres(url: &str) {
 async fn starts_stores_and_stops(command: &mut Command, store: &str, signal: &str) {
     let mut child = command.spawn().unwrap();
     let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = timeout(PATIENCE, said.next_line()).await;
-    let line = line.expect("it does not start").unwrap().unwrap();
-    let address = line.strip_prefix(&format!("{store}: http://"));
-    let address = address.expect(&line).split(' ').next().unwrap();
-
-    let body = flight().to_string();
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!(
-        "POST /flights HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
-         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
+    let address = address(&mut said, store).await;
+    let answer = post(&address, "/flights", flight().to_string()).await;
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
 
     let id = child.id().unwrap().to_string();
@@ -123,5 +113,78 @@ async fn starts_stores_and_stops(command: &mut Command, store: &str, signal: &st
     let output = end(child).await;
     assert!(output.status.success(), "{output:?}");
     let line = said.next_line().await.unwrap().unwrap();
-    assert_eq!(line, "stopped; everything accepted is stored");
+    assert_eq!(
+        line,
+        "stopped; everything accepted is stored, or waits on disk"
+    );
+}
+
+async fn address(said: &mut Lines<BufReader<ChildStdout>>, store: &str) -> String {
+    let line = timeout(PATIENCE, said.next_line()).await;
+    let line = line.expect("it does not start").unwrap().unwrap();
+    let address = line.strip_prefix(&format!("{store}: http://"));
+    address.expect(&line).split(' ').next().unwrap().to_owned()
+}
+
+async fn post(address: &str, path: &str, body: String) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// Killed right after its last answer, five times: what was answered is stored, once.
+#[tokio::test]
+async fn what_is_accepted_survives_a_kill() {
+    const ROUNDS: usize = 5;
+    const JOBS: usize = 60;
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("flights.db");
+    for round in 0..=ROUNDS {
+        let mut child = service().arg("--database").arg(&database).spawn().unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+        let address = address(&mut said, "SQLite").await;
+        if round == ROUNDS {
+            let stored = async {
+                while count(&database) < ROUNDS * JOBS {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(PATIENCE, stored).await.expect("something is lost");
+            let id = child.id().unwrap().to_string();
+            let sent = Command::new("kill").args(["-s", "TERM", &id]).status();
+            assert!(sent.await.unwrap().success());
+            assert!(end(child).await.status.success());
+            break;
+        }
+        let jobs = (0..JOBS).map(|job| {
+            let mut flight = flight();
+            flight["flight"] = (round * JOBS + job).into();
+            let address = address.clone();
+            tokio::spawn(async move { post(&address, "/flights/later", flight.to_string()).await })
+        });
+        for answer in jobs.collect::<Vec<_>>() {
+            let answer = answer.await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+        }
+        child.kill().await.unwrap();
+    }
+    assert_eq!(count(&database), ROUNDS * JOBS, "something is stored twice");
+}
+
+/// Flights in the file, each counted as often as it is there; fails if one is not there.
+fn count(database: &Path) -> usize {
+    let connection = rusqlite::Connection::open(database).unwrap();
+    connection.busy_timeout(PATIENCE).unwrap();
+    let sql = "SELECT count(*), count(DISTINCT flight) FROM flights";
+    let counts = connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)));
+    let (all, different): (i64, i64) = counts.unwrap();
+    assert_eq!(all, different, "something is stored twice");
+    usize::try_from(all).unwrap()
 }
