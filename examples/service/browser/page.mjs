@@ -59,6 +59,8 @@ const steps = {
     const [alone, batched] = [await number(page, "#alone-jobs"), await number(page, "#batched-jobs")];
     console.log(`  ${alone} jobs/s row by row, ${batched} batched, ${await number(page, "#later-jobs")} accepted on disk`);
     assert.ok(batched > alone);
+    const why = await page.locator("#why").textContent();
+    assert.match(why, /^A commit waits .* because each holds \d[\d.]*\.$/);
   },
   async "a slider changes the batch size within two seconds"(page) {
     assert.ok(await number(page, "#mean-size") > 4);
@@ -99,7 +101,7 @@ const steps = {
   async "a full queue is answered 503"(page) {
     await page.locator("#full").click();
     await logged(page, /one more: 503 .*Retry-After: 1/);
-    await page.waitForFunction(() => !document.querySelector("#paused").checked && samples.at(-1).queued < 500, null, { timeout: 8000 });
+    await page.waitForFunction(() => !document.querySelector("#paused").checked && samples.at(-1).queued + samples.at(-1).pending < 500, null, { timeout: 8000 });
   },
   async "a hidden tab gets no events"(page) {
     const hide = (hidden) => page.evaluate((hidden) => {
@@ -138,7 +140,7 @@ async function paint(page) {
     await page.waitForTimeout(10500);
   }
   await page.evaluate(() => document.activeElement.blur());
-  await page.screenshot({ path: picture, clip: { x: 0, y: 0, width: 1040, height: 660 } });
+  await page.screenshot({ path: picture, clip: { x: 0, y: 0, width: 1040, height: 724 } });
 }
 
 try {
