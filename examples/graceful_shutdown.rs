@@ -14,9 +14,10 @@ use tokio::time::sleep;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let seconds = std::env::args().nth(1).unwrap_or("1".into());
-    let seconds = seconds
-        .parse()
-        .map_err(|_| "expected a number of seconds")?;
+    let Ok(seconds) = seconds.parse() else {
+        eprintln!("error: expected a number of seconds, found {seconds:?}");
+        exit(1);
+    };
     let squares = MicroBatch::builder(|numbers: Vec<u64>| async move {
         sleep(Duration::from_millis(300)).await; // a slow backend
         Ok::<_, String>(numbers.iter().map(|number| number * number).collect())

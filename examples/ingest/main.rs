@@ -35,7 +35,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Parser;
 use microbatch::CancellationToken;
 use tokio::runtime::{self, Runtime};
@@ -72,6 +72,12 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let source = Source::new(&options.file, options.rows);
     let survey = source.survey(&stop)?;
     survey.bad.print("skipped");
+    let some = survey.rows > 0 || stop.is_cancelled();
+    ensure!(
+        some,
+        "{}: there is no record to load",
+        options.file.display()
+    );
     let mut good = survey.bad.is_empty();
 
     let scratch = Scratch::new()?;

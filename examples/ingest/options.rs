@@ -38,7 +38,7 @@ pub(crate) struct Options {
     /// A caller waits for its row id before it submits the next record, so
     /// there are never more rows to batch than there are producers. A larger
     /// batch than that would always wait for the interval.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     batch_size: Option<u32>,
 
     /// Longest time in milliseconds that a row waits for company
@@ -53,7 +53,7 @@ pub(crate) struct Options {
     pub(crate) idle: bool,
 
     /// Most rows to load [default: all]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rows: Option<u64>,
 
     /// The SQLite database, on a disk that is worth measuring [default: one in

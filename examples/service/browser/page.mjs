@@ -47,18 +47,20 @@ const number = (page, id) => page.locator(id).textContent().then((text) => Numbe
 const logged = (page, text) => page.locator("#log li", { hasText: text }).first().waitFor({ timeout: 5000 });
 
 const steps = {
-  async "the Load switch makes both columns move"(page) {
+  async "the Load switch makes all columns move"(page) {
     await page.locator("#load").focus();
     await page.keyboard.press("Space");
-    await page.waitForFunction(() => ["#alone-jobs", "#batched-jobs"].every(
+    await page.waitForFunction(() => ["#alone-jobs", "#batched-jobs", "#later-jobs"].every(
       (id) => Number(document.querySelector(id).textContent.replaceAll(",", "")) > 0), null, { timeout: 5000 });
     assert.equal(await page.locator("#load").getAttribute("aria-checked"), "true");
   },
   async "batches store more"(page) {
     await page.waitForTimeout(3000);
     const [alone, batched] = [await number(page, "#alone-jobs"), await number(page, "#batched-jobs")];
-    console.log(`  ${alone} jobs/s row by row, ${batched} batched`);
+    console.log(`  ${alone} jobs/s row by row, ${batched} batched, ${await number(page, "#later-jobs")} accepted on disk`);
     assert.ok(batched > alone);
+    const why = await page.locator("#why").textContent();
+    assert.match(why, /^A commit waits .* because each holds \d[\d.]*\.$/);
   },
   async "a slider changes the batch size within two seconds"(page) {
     assert.ok(await number(page, "#mean-size") > 4);
@@ -99,7 +101,7 @@ const steps = {
   async "a full queue is answered 503"(page) {
     await page.locator("#full").click();
     await logged(page, /one more: 503 .*Retry-After: 1/);
-    await page.waitForFunction(() => !document.querySelector("#paused").checked && samples.at(-1).queued < 500, null, { timeout: 8000 });
+    await page.waitForFunction(() => !document.querySelector("#paused").checked && samples.at(-1).queued + samples.at(-1).pending < 500, null, { timeout: 8000 });
   },
   async "a hidden tab gets no events"(page) {
     const hide = (hidden) => page.evaluate((hidden) => {
@@ -138,7 +140,7 @@ async function paint(page) {
     await page.waitForTimeout(10500);
   }
   await page.evaluate(() => document.activeElement.blur());
-  await page.screenshot({ path: picture, clip: { x: 0, y: 0, width: 1040, height: 660 } });
+  await page.screenshot({ path: picture, clip: { x: 0, y: 0, width: 1040, height: 724 } });
 }
 
 try {

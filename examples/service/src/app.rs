@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use microbatch::{BatchProcessorExt, CancellationToken, MicroBatch};
+use microbatch_durable::RedbStore;
 use tokio::sync::watch;
 
 use crate::batches::BatchLog;
@@ -12,6 +13,7 @@ use crate::callers::Callers;
 use crate::events::{self, Sample};
 use crate::flight::Flight;
 use crate::inserts::{Batched, RowByRow};
+use crate::later::Later;
 use crate::metrics::Metrics;
 use crate::settings::QUEUE_CAPACITY;
 use crate::store::{Store, StoreError};
@@ -19,6 +21,7 @@ use crate::store::{Store, StoreError};
 pub struct App {
     pub row_by_row: RowByRow,
     pub batched: Batched,
+    pub later: Later,
     pub loads: MicroBatch<i64, Option<Flight>>,
     pub batches: Arc<BatchLog>,
     pub metrics: Metrics,
@@ -32,8 +35,9 @@ pub struct App {
 
 impl App {
     /// Starts the micro-batchers and the sampling for the page, until `stop`.
-    pub fn start(
+    pub async fn start(
         store: Store,
+        jobs: RedbStore,
         origins: Vec<String>,
         stop: CancellationToken,
     ) -> anyhow::Result<Arc<Self>> {
@@ -43,10 +47,12 @@ impl App {
         let inserts =
             metrics.of(|| batch_inserts(Arc::clone(&store), Arc::clone(&batches), stop.clone()))?;
         let loads = metrics.of(|| batch_loads(Arc::clone(&store), stop.clone()))?;
+        let later = Later::start(Arc::clone(&store), jobs, stop.clone()).await?;
         let (sender, samples) = watch::channel(Arc::default());
         let app = Arc::new(Self {
             row_by_row: RowByRow::new(store),
             batched: Batched::new(inserts),
+            later,
             loads,
             metrics,
             batches,
@@ -67,7 +73,11 @@ impl App {
     pub async fn drained(&self) -> anyhow::Result<()> {
         let inserts = self.batched.batcher.shutdown().await;
         let loads = self.loads.shutdown().await;
-        inserts.and(loads).context("the stop ran out of time")
+        let later = self.later.drained().await;
+        inserts
+            .and(loads)
+            .context("the stop ran out of time")
+            .and(later)
     }
 }
 

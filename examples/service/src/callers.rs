@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use microbatch::CancellationToken;
 use tokio::time::{Instant, sleep};
+use uuid::Uuid;
 
 use crate::app::App;
 use crate::error::ServiceError;
 use crate::flight::Flight;
+use crate::later::Job;
 
 pub const MOST_CALLERS: usize = 256;
 
@@ -54,6 +56,7 @@ impl Callers {
             let token = self.stop.child_token();
             tokio::spawn(call(Arc::clone(app), caller, Way::RowByRow, token.clone()));
             tokio::spawn(call(Arc::clone(app), caller, Way::Batched, token.clone()));
+            tokio::spawn(call(Arc::clone(app), caller, Way::Later, token.clone()));
             running.tokens.push(token);
         }
         while running.tokens.len() > callers {
@@ -86,6 +89,7 @@ impl Callers {
 enum Way {
     RowByRow,
     Batched,
+    Later,
 }
 
 /// Stores one flight after the other, the same ones whichever way it has.
@@ -97,11 +101,15 @@ async fn call(app: Arc<App>, caller: usize, way: Way, stop: CancellationToken) {
         }
         let flight = app.callers.flight(number);
         let result = match way {
-            Way::RowByRow => app.row_by_row.insert(flight).await,
-            Way::Batched => app.batched.insert(flight).await,
+            Way::RowByRow => app.row_by_row.insert(flight).await.map(drop),
+            Way::Batched => app.batched.insert(flight).await.map(drop),
+            Way::Later => {
+                let id = Uuid::now_v7().to_string();
+                app.later.accept(Job { id, flight }).await.map(drop)
+            }
         };
         match result {
-            Ok(_) => {}
+            Ok(()) => {}
             Err(ServiceError::Stopping) => return,
             Err(_) => sleep(PAUSE).await,
         }

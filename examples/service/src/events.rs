@@ -28,11 +28,15 @@ pub struct Sample {
     at: u64,
     row_by_row: Reading,
     batched: Reading,
+    later: Reading,
+    /// Jobs on disk that are not stored.
+    on_disk: u64,
     by_reason: BTreeMap<String, Flushed>,
     /// How long batches were in hand, added up, in milliseconds.
     busy: f64,
     in_flight: usize,
     queued: usize,
+    pending: usize,
     queue_capacity: usize,
     accepted: u64,
     completed: u64,
@@ -77,10 +81,16 @@ impl Sample {
                 jobs: stats.completed,
                 ..app.batched.meter.read()
             },
+            later: Reading {
+                commits: app.later.stats().batches,
+                ..app.later.meter.read()
+            },
+            on_disk: app.later.on_disk(),
             by_reason: by_reason.collect(),
             busy: batches.busy.as_secs_f64() * 1000.0,
             in_flight: stats.in_flight,
-            queued: stats.queued + stats.pending,
+            queued: stats.queued,
+            pending: stats.pending,
             queue_capacity: QUEUE_CAPACITY,
             accepted: stats.accepted,
             completed: stats.completed,

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection};
 use axum::extract::{Path, State};
-use axum::http::{HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use microbatch::TrySubmitError;
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::app::App;
 use crate::error::ServiceError;
 use crate::flight::Flight;
+use crate::later::Job;
 
 #[derive(Serialize)]
 pub struct Stored {
@@ -34,6 +36,44 @@ pub async fn insert_alone(
 pub async fn insert(State(app): State<Arc<App>>, body: Body) -> Result<Created, ServiceError> {
     let id = app.batched.insert(valid(body)?).await?;
     Ok(created(id))
+}
+
+#[derive(Serialize)]
+pub struct Accepted {
+    id: String,
+    /// It was accepted before under this id.
+    duplicate: bool,
+}
+
+/// Accepts a flight once it is on disk, to be stored later. Whoever has no answer sends
+/// it again with the same `Idempotency-Key`, and it is stored once.
+pub async fn accept(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<Accepted>), ServiceError> {
+    let id = match headers.get("idempotency-key") {
+        Some(key) => key
+            .to_str()
+            .map(str::to_owned)
+            .map_err(|_| ServiceError::unprocessable("`Idempotency-Key` is not text".to_owned()))?,
+        None => Uuid::now_v7().to_string(),
+    };
+    let flight = valid(body)?;
+    let new = app
+        .later
+        .accept(Job {
+            id: id.clone(),
+            flight,
+        })
+        .await?;
+    Ok((
+        StatusCode::ACCEPTED,
+        Json(Accepted {
+            id,
+            duplicate: !new,
+        }),
+    ))
 }
 
 /// Loads a flight.

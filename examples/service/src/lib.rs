@@ -3,6 +3,7 @@
 //! ```text
 //! POST /flights/row-by-row ─▶ inserts::RowByRow ── one commit a row ──┐
 //! POST /flights ────────────▶ inserts::Batched ─── MicroBatch ────────┼─▶ store
+//! POST /flights/later ──────▶ Later ── Durable ─▶ file ─▶ Drain ──────┤
 //! GET  /flights/{id} ───────▶ MicroBatch over `coalesce` ─────────────┘
 //! GET  / ◀── events ◀── sample, four times a second
 //! POST /settings, /load, /burst, /stop ── from the page's own origin ─▶ controls
@@ -19,6 +20,7 @@ pub mod events;
 pub mod flight;
 mod flights;
 pub mod inserts;
+pub mod later;
 pub mod meter;
 mod metrics;
 mod page;

@@ -12,6 +12,7 @@ use std::process::{ExitCode, exit};
 use anyhow::{Context, anyhow};
 use clap::Parser;
 use microbatch::CancellationToken;
+use microbatch_durable::RedbStore;
 use microbatch_service::app::App;
 use microbatch_service::serve::{own_origins, serve};
 use microbatch_service::store::{Postgres, Sqlite, Store, describe};
@@ -45,6 +46,14 @@ async fn run(options: Options) -> anyhow::Result<()> {
         .prefix("microbatch-service-")
         .tempdir()
         .context("cannot create a temporary folder")?;
+    let jobs = options.jobs.unwrap_or_else(|| match &options.database {
+        Some(file) => {
+            let mut jobs = file.clone().into_os_string();
+            jobs.push(".jobs");
+            jobs.into()
+        }
+        None => folder.path().join("jobs"),
+    });
     let store = match (options.database_url, options.database) {
         (Some(url), _) => Postgres::connect(&url).await.map(Store::Postgres),
         (None, Some(file)) => Sqlite::open(&file).await.map(Store::Sqlite),
@@ -55,6 +64,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
     };
     let store =
         store.map_err(|error| anyhow!("cannot open the database: {}", describe(&*error)))?;
+    let jobs = RedbStore::open(jobs).await;
+    let jobs = jobs.map_err(|error| anyhow!("cannot open the jobs: {}", describe(&error)))?;
     let name = store.name();
 
     let listener = TcpListener::bind(options.listen).await;
@@ -66,11 +77,11 @@ async fn run(options: Options) -> anyhow::Result<()> {
     origins.extend(options.origin);
 
     let stop = CancellationToken::new();
-    let app = App::start(store, origins, stop.clone())?;
+    let app = App::start(store, jobs, origins, stop.clone()).await?;
     tokio::spawn(stop_on_signal(stop));
     say(&format!("{name}: http://{address} (ctrl-c stops)"));
     serve(listener, app).await?;
-    say("stopped; everything accepted is stored");
+    say("stopped; everything accepted is stored, or waits on disk");
     Ok(())
 }
 

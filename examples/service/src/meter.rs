@@ -39,10 +39,10 @@ pub struct Reading {
 
 impl Meter {
     /// Awaits an insert, and counts how it ends and how long it takes.
-    pub async fn measure(
+    pub async fn measure<T>(
         &self,
-        insert: impl Future<Output = Result<i64, ServiceError>>,
-    ) -> Result<i64, ServiceError> {
+        insert: impl Future<Output = Result<T, ServiceError>>,
+    ) -> Result<T, ServiceError> {
         let started = Instant::now();
         let result = insert.await;
         let counter = match &result {

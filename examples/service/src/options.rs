@@ -21,6 +21,11 @@ pub struct Options {
     #[arg(long, value_name = "FILE", conflicts_with = "database_url")]
     pub database: Option<PathBuf>,
 
+    /// The file in which jobs wait that are stored later; by default `FILE.jobs` beside
+    /// the SQLite file, or a temporary one, removed at the end.
+    #[arg(long, value_name = "FILE")]
+    pub jobs: Option<PathBuf>,
+
     /// PostgreSQL instead of SQLite.
     #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,

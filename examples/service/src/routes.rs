@@ -34,6 +34,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route("/flights", post(flights::insert))
         .route("/flights/row-by-row", post(flights::insert_alone))
+        .route("/flights/later", post(flights::accept))
         .route("/flights/{id}", get(flights::load))
         .merge(controls)
         .fallback(missing)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use microbatch::{MicroBatch, ReconfigureError};
 use serde::{Deserialize, Serialize};
 
-/// Jobs accepted and not yet in a batch; beyond it callers are refused.
+/// Jobs accepted and not yet taken up for the next batch; beyond it callers are refused.
 pub const QUEUE_CAPACITY: usize = 512;
 pub const MOST_IN_FLIGHT: usize = 4;
 const LARGEST_BATCH: usize = 1000;

@@ -10,6 +10,7 @@ pub use postgres::Postgres;
 pub use sqlite::Sqlite;
 
 use crate::flight::Flight;
+use crate::later::Job;
 
 pub type StoreError = Box<dyn Error + Send + Sync>;
 
@@ -24,6 +25,15 @@ impl Store {
         match self {
             Self::Sqlite(sqlite) => sqlite.insert(flights).await,
             Self::Postgres(postgres) => postgres.insert(flights).await,
+        }
+    }
+
+    /// Stores the flights of these jobs in one commit, or none; those of a job that is
+    /// stored already are left out. So a job that comes twice is stored once.
+    pub async fn insert_once(&self, jobs: Vec<Job>) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.insert_once(jobs).await,
+            Self::Postgres(postgres) => postgres.insert_once(jobs).await,
         }
     }
 

@@ -41,7 +41,8 @@ struct Options {
     #[arg(long, value_enum)]
     way: Option<Way>,
 
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    /// Callers at a time, each with a connection of its own.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     callers: u32,
 
     /// For how long to measure each way.
@@ -49,11 +50,11 @@ struct Options {
     seconds: u64,
 
     /// For how long to load each way before that.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=3600))]
     warm_up: u64,
 
     /// Requests a second of all callers; as fast as they are answered by default.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     rate: Option<u32>,
 }
 

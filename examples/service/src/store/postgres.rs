@@ -8,6 +8,7 @@ use tokio_postgres::{Config, NoTls, Row};
 
 use super::StoreError;
 use crate::flight::Flight;
+use crate::later::Job;
 use crate::settings::MOST_IN_FLIGHT;
 
 /// Commits that rows one by one may have at the same time; batches have as many.
@@ -34,7 +35,7 @@ impl Postgres {
             PoolError::Backend(error) => StoreError::from(error),
             error => error.into(),
         })?;
-        let table = "CREATE TABLE IF NOT EXISTS flights (
+        let tables = "CREATE TABLE IF NOT EXISTS flights (
              id bigserial PRIMARY KEY,
              carrier text NOT NULL,
              flight integer NOT NULL,
@@ -45,8 +46,9 @@ impl Postgres {
              dep_delay integer,
              air_time integer,
              distance integer NOT NULL
-         )";
-        client.batch_execute(table).await?;
+         );
+         CREATE TABLE IF NOT EXISTS stored_jobs (id text PRIMARY KEY)";
+        client.batch_execute(tables).await?;
         drop(client);
         Ok(Self { pool })
     }
@@ -63,9 +65,6 @@ impl Postgres {
              ORDER BY place RETURNING id"
         );
         let insert = client.prepare_cached(&sql).await?;
-        fn column<'a, T>(flights: &'a [Flight], value: impl Fn(&'a Flight) -> T) -> Vec<T> {
-            flights.iter().map(value).collect()
-        }
         let rows = client
             .query(
                 &insert,
@@ -90,6 +89,46 @@ impl Postgres {
         Ok(ids)
     }
 
+    pub async fn insert_once(&self, jobs: Vec<Job>) -> Result<(), StoreError> {
+        let client = self.pool.get().await?;
+        let columns = Flight::COLUMNS;
+        // One statement, so flights and marks are committed together.
+        let sql = format!(
+            "WITH new AS (
+                 INSERT INTO stored_jobs SELECT UNNEST($10::text[])
+                 ON CONFLICT DO NOTHING RETURNING id
+             )
+             INSERT INTO flights ({columns})
+             SELECT {columns} FROM UNNEST(
+                 $1::text[], $2::integer[], $3::text[], $4::text[], $5::text[],
+                 $6::text[], $7::integer[], $8::integer[], $9::integer[], $10::text[]
+             ) AS row ({columns}, id) JOIN new USING (id)"
+        );
+        let insert = client.prepare_cached(&sql).await?;
+        let (ids, flights): (Vec<_>, Vec<_>) = jobs
+            .into_iter()
+            .map(|Job { id, flight }| (id, flight))
+            .unzip();
+        client
+            .execute(
+                &insert,
+                &[
+                    &column(&flights, |flight| &flight.carrier),
+                    &column(&flights, |flight| flight.flight),
+                    &column(&flights, |flight| flight.tailnum.as_deref()),
+                    &column(&flights, |flight| &flight.origin),
+                    &column(&flights, |flight| &flight.dest),
+                    &column(&flights, |flight| &flight.time_hour),
+                    &column(&flights, |flight| flight.dep_delay),
+                    &column(&flights, |flight| flight.air_time),
+                    &column(&flights, |flight| flight.distance),
+                    &ids,
+                ],
+            )
+            .await?;
+        Ok(())
+    }
+
     pub async fn load(&self, ids: Vec<i64>) -> Result<Vec<Option<Flight>>, StoreError> {
         let client = self.pool.get().await?;
         let sql = format!(
@@ -102,6 +141,10 @@ impl Postgres {
         let flights = flights.collect::<Result<HashMap<i64, _>, tokio_postgres::Error>>()?;
         Ok(ids.iter().map(|id| flights.get(id).cloned()).collect())
     }
+}
+
+fn column<'a, T>(flights: &'a [Flight], value: impl Fn(&'a Flight) -> T) -> Vec<T> {
+    flights.iter().map(value).collect()
 }
 
 fn flight(row: &Row) -> Result<Flight, tokio_postgres::Error> {

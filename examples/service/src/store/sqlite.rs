@@ -9,9 +9,10 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::StoreError;
 use crate::flight::Flight;
+use crate::later::Job;
 
 pub struct Sqlite {
-    writer: BlockingProcessor<Flight, i64>,
+    writer: BlockingProcessor<Row, Option<i64>>,
     reader: BlockingProcessor<i64, Option<Flight>>,
 }
 
@@ -26,12 +27,30 @@ impl Sqlite {
     }
 
     pub async fn insert(&self, flights: Vec<Flight>) -> Result<Vec<i64>, StoreError> {
-        self.writer.process(flights).await
+        let rows = flights.into_iter().map(|flight| Row { flight, job: None });
+        let ids = self.writer.process(rows.collect()).await?;
+        Ok(ids.into_iter().flatten().collect())
+    }
+
+    pub async fn insert_once(&self, jobs: Vec<Job>) -> Result<(), StoreError> {
+        let rows = jobs.into_iter().map(|Job { id, flight }| Row {
+            flight,
+            job: Some(id),
+        });
+        self.writer.process(rows.collect()).await?;
+        Ok(())
     }
 
     pub async fn load(&self, ids: Vec<i64>) -> Result<Vec<Option<Flight>>, StoreError> {
         self.reader.process(ids).await
     }
+}
+
+/// A flight to insert.
+struct Row {
+    flight: Flight,
+    /// Its job, if it is to be stored once.
+    job: Option<String>,
 }
 
 /// Makes every commit wait until its rows are on the disk.
@@ -59,20 +78,28 @@ fn create(path: &Path) -> rusqlite::Result<Connection> {
              dep_delay INTEGER,
              air_time INTEGER,
              distance INTEGER NOT NULL
-         ) STRICT",
+         ) STRICT;
+         CREATE TABLE IF NOT EXISTS stored_jobs (id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
     )?;
     Ok(connection)
 }
 
-fn insert(connection: &mut Connection, flights: Vec<Flight>) -> rusqlite::Result<Vec<i64>> {
+/// Inserts all rows in one transaction. A row whose job is stored gets no id.
+fn insert(connection: &mut Connection, rows: Vec<Row>) -> rusqlite::Result<Vec<Option<i64>>> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let sql = format!(
         "INSERT INTO flights ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         Flight::COLUMNS
     );
     let mut insert = transaction.prepare_cached(&sql)?;
-    let ids = flights.iter().map(|flight| {
-        insert.insert(params![
+    let mut mark = transaction.prepare_cached("INSERT OR IGNORE INTO stored_jobs VALUES (?)")?;
+    let ids = rows.iter().map(|Row { flight, job }| {
+        if let Some(job) = job
+            && mark.execute([job])? == 0
+        {
+            return Ok(None);
+        }
+        let id = insert.insert(params![
             flight.carrier,
             flight.flight,
             flight.tailnum,
@@ -82,10 +109,11 @@ fn insert(connection: &mut Connection, flights: Vec<Flight>) -> rusqlite::Result
             flight.dep_delay,
             flight.air_time,
             flight.distance,
-        ])
+        ])?;
+        Ok(Some(id))
     });
     let ids = ids.collect::<rusqlite::Result<_>>()?;
-    drop(insert);
+    drop((insert, mark));
     transaction.commit()?;
     Ok(ids)
 }

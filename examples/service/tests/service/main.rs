@@ -1,4 +1,12 @@
-//! What the routes promise, by their router and over real connections.
+//! What the routes promise, by their router and over real connections, on SQLite and on
+//! PostgreSQL; and what the programs say.
+
+#[cfg(unix)]
+mod postgres;
+#[cfg(unix)]
+mod program;
+#[cfg(unix)]
+mod server;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,10 +16,11 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use microbatch::CancellationToken;
+use microbatch_durable::RedbStore;
 use microbatch_service::app::App;
 use microbatch_service::routes::router;
 use microbatch_service::serve::{own_origins, serve};
-use microbatch_service::store::{Postgres, Sqlite, Store};
+use microbatch_service::store::{Sqlite, Store};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -37,13 +46,15 @@ impl Service {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = sqlite(&folder.path().join("flights.db")).await;
-        Self::with(store, folder)
+        Self::with(store, folder).await
     }
 
-    fn with(store: Store, folder: TempDir) -> Self {
+    async fn with(store: Store, folder: TempDir) -> Self {
         let origins = vec![ORIGIN.to_owned()];
+        let jobs = RedbStore::open(folder.path().join("jobs")).await.unwrap();
+        let app = App::start(store, jobs, origins, CancellationToken::new()).await;
         Self {
-            app: App::start(store, origins, CancellationToken::new()).unwrap(),
+            app: app.unwrap(),
             _folder: folder,
         }
     }
@@ -112,8 +123,69 @@ fn changed(field: &str, value: impl Into<Value>) -> Value {
 }
 
 #[tokio::test]
-async fn both_ways_store_and_one_loads() {
-    let service = Service::start().await;
+async fn what_is_on_disk_is_stored_once_in_sqlite() {
+    what_is_on_disk_is_stored_once(Service::start().await).await;
+}
+
+async fn what_is_on_disk_is_stored_once(service: Service) {
+    let path = "/flights/later";
+    let with_key = |key: &str, flight: Value| {
+        let mut request = post(path, flight);
+        request
+            .headers_mut()
+            .insert("idempotency-key", key.parse().unwrap());
+        request
+    };
+    let hostile = changed("dest", "'; DROP TABLE stored_jobs; --");
+    let key = "'); DROP TABLE flights; --";
+    for duplicate in [false, true, true] {
+        let accepted = service.send(with_key(key, hostile.clone())).await;
+        assert_eq!(accepted.status, StatusCode::ACCEPTED);
+        assert_eq!(
+            accepted.json(),
+            json!({ "id": key, "duplicate": duplicate })
+        );
+    }
+    let accepted = service.post(path, flight()).await;
+    assert_eq!(accepted.status, StatusCode::ACCEPTED);
+    assert_eq!(accepted.json()["duplicate"], false);
+    // The order of two batches: first accepted, first stored.
+    let stored = async { while service.get("/flights/2").await.status == StatusCode::NOT_FOUND {} };
+    timeout(Duration::from_secs(30), stored)
+        .await
+        .expect("it is never stored");
+    assert_eq!(service.get("/flights/1").await.json(), hostile);
+    assert_eq!(service.get("/flights/2").await.json(), flight());
+    let missing = service.get("/flights/3").await;
+    missing.is_refused(StatusCode::NOT_FOUND);
+
+    let unprocessable = StatusCode::UNPROCESSABLE_ENTITY;
+    service
+        .send(with_key("", flight()))
+        .await
+        .is_refused(unprocessable);
+    service
+        .send(with_key(&"x".repeat(256), flight()))
+        .await
+        .is_refused(unprocessable);
+    service
+        .post(path, changed("dest", ""))
+        .await
+        .is_refused(unprocessable);
+    service.app.stop.cancel();
+    service.app.drained().await.unwrap();
+    service
+        .post(path, flight())
+        .await
+        .is_refused(StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn both_ways_store_and_one_loads_in_sqlite() {
+    both_ways_store_and_one_loads(Service::start().await).await;
+}
+
+async fn both_ways_store_and_one_loads(service: Service) {
     for path in ["/flights", "/flights/row-by-row"] {
         let stored = service.post(path, flight()).await;
         assert_eq!(stored.status, StatusCode::CREATED);
@@ -150,8 +222,11 @@ async fn callers_in_one_batch_get_their_own_flights() {
 }
 
 #[tokio::test]
-async fn bad_requests_are_told_what_is_wrong() {
-    let service = Service::start().await;
+async fn bad_requests_are_told_what_is_wrong_on_sqlite() {
+    bad_requests_are_told_what_is_wrong(Service::start().await).await;
+}
+
+async fn bad_requests_are_told_what_is_wrong(service: Service) {
     for path in ["/flights", "/flights/row-by-row"] {
         let bad = [
             ("{".to_owned(), StatusCode::BAD_REQUEST),
@@ -298,22 +373,6 @@ async fn hostile_texts_are_data_and_never_part_of_the_page() {
     assert!(!metrics.windows(5).any(|part| part == b"alert"));
 }
 
-/// With `DATABASE_URL` set.
-#[tokio::test]
-async fn postgres_keeps_what_sqlite_keeps() {
-    let Ok(url) = std::env::var("DATABASE_URL") else {
-        eprintln!("skipped: no DATABASE_URL");
-        return;
-    };
-    let store = Store::Postgres(Postgres::connect(&url).await.unwrap());
-    let service = Service::with(store, tempfile::tempdir().unwrap());
-    hostile_texts_come_back(&service).await;
-    service
-        .post("/settings", json!({ "max_in_flight": 4 }))
-        .await;
-    callers_get_their_own_flights(service).await;
-}
-
 #[tokio::test]
 async fn settings_take_effect() {
     let service = Service::start().await;
@@ -416,8 +475,11 @@ fn nobody_controls_a_public_address_unless_named() {
 
 /// An open event stream has held up a graceful stop for ever.
 #[tokio::test]
-async fn a_stop_drains_with_an_event_stream_open() {
-    let service = Service::start().await;
+async fn a_stop_drains_into_sqlite_with_an_event_stream_open() {
+    a_stop_drains_with_an_event_stream_open(Service::start().await).await;
+}
+
+async fn a_stop_drains_with_an_event_stream_open(service: Service) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(serve(listener, Arc::clone(&service.app)));
@@ -462,7 +524,7 @@ async fn a_stop_drains_with_an_event_stream_open() {
         (&json!(301), &json!(301))
     );
     assert_eq!(last["ended"], json!(true));
-    let stopped = timeout(Duration::from_secs(5), server).await;
+    let stopped = timeout(Duration::from_secs(30), server).await;
     stopped.expect("the stop is held up").unwrap().unwrap();
 
     let late = service.post("/flights", flight()).await;
