@@ -1,0 +1,13 @@
+//! What the store in a file keeps when its process is killed, the power fails, or the disk
+//! does. `tests/README.md` has the commands and the figures.
+#![cfg(feature = "redb")]
+#![forbid(unsafe_code)]
+
+mod disk;
+
+mod io_errors;
+mod ledger;
+
+mod power;
+mod seeds;
+mod work;
