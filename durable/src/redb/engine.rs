@@ -20,6 +20,7 @@ use super::error::RedbError;
 use super::face::{Leases, RedbLease, Shared};
 use super::holder::HolderNote;
 use super::tables::{Kind, Tables, VERSION, kind_of};
+use super::unmade;
 use crate::job::{DeadJob, Depth, JobId, Leased, NewJob};
 use crate::memory::next_lease;
 use crate::outcome::{Appended, Settled, Verdict};
@@ -130,7 +131,16 @@ impl OpenFile {
             on_repair(progress);
         });
         let from_redb = |error: ::redb::Error| RedbError::from_redb(path, error);
-        let database = (shared.open)(&builder).map_err(|error| from_redb(error.into()))?;
+        let open = || (shared.open)(&builder).map_err(|error| from_redb(error.into()));
+        let database = match open() {
+            Err(RedbError::Foreign { .. })
+                if shared.options.is_file && unmade::empty(path).unwrap_or(false) =>
+            {
+                tracing::info!(path = %path.display(), "it was left half made, and is begun anew");
+                open()?
+            }
+            opened => opened?,
+        };
         if is_new && shared.options.is_file {
             sync_folder(path).map_err(|error| RedbError::io(path, error))?;
         }
