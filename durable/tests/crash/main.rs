@@ -3,9 +3,11 @@
 #![cfg(feature = "redb")]
 #![forbid(unsafe_code)]
 
+mod child;
 mod disk;
 
 mod io_errors;
+mod kill;
 mod ledger;
 
 mod power;
