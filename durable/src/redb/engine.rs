@@ -119,7 +119,6 @@ impl Drop for Engine {
 impl OpenFile {
     fn open(shared: &Shared) -> Result<Self, RedbError> {
         let path = &*shared.path;
-        let is_new = !path.exists();
         let mut builder = ::redb::Builder::new();
         builder.set_cache_size(shared.options.cache_size);
         builder.set_check_integrity_on_open(shared.options.check_integrity);
@@ -141,7 +140,8 @@ impl OpenFile {
             }
             opened => opened?,
         };
-        if is_new && shared.options.is_file {
+        // Also of an older file: whoever made it may have been killed before this.
+        if shared.options.is_file && !shared.opened() {
             sync_folder(path).map_err(|error| RedbError::io(path, error))?;
         }
         let note = shared.options.is_file.then(|| HolderNote::write(path));
