@@ -10,6 +10,7 @@ mod io_errors;
 mod kill;
 mod ledger;
 
+mod poison;
 mod power;
 mod seeds;
 mod work;
