@@ -1,9 +1,10 @@
 //! The disk fails once, or a few times in a row, and then works again.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use fastrand::Rng;
-use microbatch_durable::Store;
+use microbatch_durable::{Store, Verdict};
 use tokio::runtime::Runtime;
 
 use crate::disk::{Disk, Fault, Kind};
@@ -37,9 +38,18 @@ fn faults(runtime: &Runtime, seed: u64, failed: &AtomicU64) {
         disk.mend();
         // What is held still holds: the same store goes on.
         work::on(&store, &disk, &ledger, &mut rng, Errors::Pass).await;
+        // What dropped calls have leased is released with the second transaction from here.
+        store.depth().await.unwrap();
+        store.depth().await.unwrap();
+        let depth = store.depth().await.unwrap();
+        assert_eq!(
+            depth.leased,
+            ledger.leases() as u64,
+            "leases that nobody has"
+        );
         store.close().await;
     });
-    ledger.ended();
+    ledger.closed();
     runtime.block_on(work::check(&disk, &ledger));
 }
 
@@ -55,4 +65,46 @@ fn a_store_goes_on_after_an_error_of_the_disk() {
     let failed = failed.into_inner();
     println!("the disk failed in {failed}");
     assert!(failed * 2 > seeds, "{failed} of {seeds}");
+}
+
+/// Story: `depth` counted rows by `count`, and redb answers an error again and again once
+/// a read has failed. The thread of the store counted errors for ever.
+#[tokio::test]
+async fn counting_ends_when_the_disk_fails() {
+    const JOBS: u64 = 1000;
+    let disk = Disk::new();
+    let store = work::open_with(&disk, 0).await.unwrap();
+    let jobs: Vec<_> = (0..JOBS).map(|n| work::job(&n.to_string())).collect();
+    store.append(&jobs).await.unwrap();
+    let leased = store.lease(jobs.len()).await.unwrap();
+    let later = leased.into_iter().map(|job| {
+        let after = Duration::from_millis(1);
+        let reason = String::new();
+        (job.lease, Verdict::Retry { after, reason })
+    });
+    store.settle(&Vec::from_iter(later)).await.unwrap();
+    while store.depth().await.unwrap().ready < JOBS {}
+    let (mut errors, mut after) = (0, 0);
+    loop {
+        disk.fail(Fault {
+            kind: Some(Kind::Read),
+            after,
+            times: u64::MAX,
+        });
+        let depth = tokio::time::timeout(Duration::from_secs(60), store.depth());
+        let depth = depth.await.expect("it is answered");
+        disk.mend();
+        match depth {
+            Ok(depth) => {
+                assert_eq!(depth.ready, JOBS);
+                break;
+            }
+            Err(_) => errors += 1,
+        }
+        // The file is open again.
+        store.depth().await.unwrap();
+        after += 1;
+    }
+    assert!(errors > 3, "reads of several pages failed: {errors}");
+    store.close().await;
 }

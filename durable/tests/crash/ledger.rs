@@ -160,6 +160,18 @@ impl Ledger {
         }
     }
 
+    /// Notes that the store was closed: no lease holds, and nothing else has changed.
+    pub(crate) fn closed(&self) {
+        for known in self.lock().values_mut() {
+            known.is_leased = false;
+        }
+    }
+
+    /// How many jobs callers have leased.
+    pub(crate) fn leases(&self) -> usize {
+        self.lock().values().filter(|known| known.is_leased).count()
+    }
+
     /// Judges all that a store has: jobs that were leased to find them, and dead letters.
     pub(crate) fn check(&self, live: &BTreeSet<String>, dead: &[DeadJob]) {
         let listed: BTreeMap<_, _> = dead.iter().map(|job| (&*job.id, job)).collect();

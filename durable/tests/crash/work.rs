@@ -24,7 +24,7 @@ pub(crate) enum Errors {
 /// The power is off.
 struct Off;
 
-fn job(id: &str) -> NewJob {
+pub(crate) fn job(id: &str) -> NewJob {
     NewJob {
         id: id.into(),
         codec: "text".into(),
@@ -49,7 +49,7 @@ pub(crate) async fn open(disk: &Disk) -> RedbStore {
     open_with(disk, 64 << 10).await.unwrap()
 }
 
-async fn open_with(disk: &Disk, cache_size: usize) -> Result<RedbStore, RedbError> {
+pub(crate) async fn open_with(disk: &Disk, cache_size: usize) -> Result<RedbStore, RedbError> {
     let disk = disk.clone();
     RedbStore::builder()
         .cache_size(cache_size)
