@@ -54,7 +54,7 @@ impl Store for Gated {
 async fn the_last_attempt_is_leased_once_all_is_settled() {
     let store = MemoryStore::new();
     let jobs: Vec<_> = ["\"a\"", "\"b\"", "\"c\""]
-        .map(|id| crate::work::json_job(id))
+        .map(crate::work::json_job)
         .into();
     store.append(&jobs).await.unwrap();
     let settlements = Arc::new(Semaphore::new(0));
