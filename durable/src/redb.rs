@@ -5,6 +5,7 @@ mod error;
 mod face;
 mod holder;
 mod tables;
+mod unmade;
 
 pub use error::RedbError;
 pub use face::{RedbLease, RedbStore, RedbStoreBuilder};

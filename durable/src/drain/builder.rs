@@ -23,10 +23,12 @@ use crate::store::Store;
 ///   again, each job after its backoff.
 /// - No job is declared dead in company. Redelivered jobs share no batch with fresh ones;
 ///   attempt *k* runs in batches of at most `max_batch_size / 2^(k-1)`, and the last
-///   attempt alone. Dead is only what failed alone, was said to be [`Dead`], does not
-///   decode, or was delivered more than `max_attempts` times because its process died
-///   each time. (A crash in the moment between a lease and the release of those of its
-///   jobs that are not processed now counts for them as well.)
+///   attempt alone: no other batch is in the processor, whatever `max_in_flight` is. Dead
+///   is only what failed alone, was said to be [`Dead`], does not decode, or was delivered
+///   more than `max_attempts` times because its process died each time. (A drain cannot
+///   know before a lease that the last attempt of a job is among it. If other batches are
+///   in the processor then, the job is put back; if one of them ends the process in that
+///   very moment, the attempt counts.)
 /// - Jobs are leased in the order in which they were appended, as far as none is retried
 ///   and `max_in_flight` is 1.
 /// - While a batch is processed, its leases are extended at each third of their time. A
@@ -206,7 +208,7 @@ impl<S, J, R, P, C> DrainBuilder<S, J, R, P, C> {
     }
 
     /// Sets how often a job is tried before it is dead. The last attempt runs alone, so
-    /// with 1 every job is processed by itself.
+    /// with 1 every job is processed by itself, one after the other.
     ///
     /// # Default
     ///

@@ -4,7 +4,8 @@
 //!
 //! - Only the loop leases and takes slots; tasks give slots back. A slot is free once its
 //!   batch has been processed, and before it is settled: so one commit of the store may
-//!   hold a settlement and the next lease.
+//!   hold a settlement and the next lease. Not so around the last attempt of a job, which
+//!   has all slots and all turns: see `attempts`.
 //! - Whatever is leased belongs to a task of the tracker, which settles or releases it
 //!   also if the future of the loop is dropped.
 
@@ -20,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::attempts::{self, Limits, Plan};
+use super::attempts::{self, Limits, NextLease, Plan};
 use super::report::{DrainError, DrainReport, Drained};
 use crate::codec::Codec;
 use crate::job::Leased;
@@ -76,29 +77,51 @@ where
         P: BatchProcessor<J, R>,
         C: Codec<J>,
     {
-        let in_flight = self.max_in_flight.min(Semaphore::MAX_PERMITS / 2);
-        let slots = Arc::new(Semaphore::new(in_flight));
+        // All can be acquired at once, which is by `u32`.
+        let most =
+            (u32::MAX / 2).min(u32::try_from(Semaphore::MAX_PERMITS / 2).unwrap_or(u32::MAX));
+        let in_flight = u32::try_from(self.max_in_flight).map_or(most, |n| n.min(most));
+        let slots = Arc::new(Semaphore::new(in_flight as usize));
         // As many again may be settled meanwhile: a store that fails stops the loop.
-        let turns = Arc::new(Semaphore::new(2 * in_flight));
+        let turns = Arc::new(Semaphore::new(2 * in_flight as usize));
         let tasks = TaskTracker::new();
         let give_back = CancellationToken::new();
         let _given_back_on_drop = give_back.clone().drop_guard();
-        let mut next_lease = 1;
+        let mut next = NextLease::FIRST;
         loop {
             let leased = async {
-                let turn = Arc::clone(&turns).acquire_owned().await.ok()?;
-                let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
-                Some((turn, slot, self.lease(next_lease).await))
+                // With all turns, everything is settled.
+                let (all_turns, all_slots) = match next.alone {
+                    true => (2 * in_flight, in_flight),
+                    false => (1, 1),
+                };
+                let turn = Arc::clone(&turns)
+                    .acquire_many_owned(all_turns)
+                    .await
+                    .ok()?;
+                let slot = Arc::clone(&slots)
+                    .acquire_many_owned(all_slots)
+                    .await
+                    .ok()?;
+                Some((turn, slot, self.lease(next.max).await))
             };
             // Cancelled first, so that a stop leases nothing more.
-            let (turn, slot, leased) = tokio::select! {
+            let (mut turn, mut slot, leased) = tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
                 Some(leased) = leased => leased,
                 else => break,
             };
-            let plan = attempts::plan(leased, self.limits, 1 + slots.available_permits());
-            next_lease = plan.next_lease;
+            let free_slots = 1 + slots.available_permits();
+            let plan = attempts::plan(leased, self.limits, free_slots, next.alone);
+            if next.alone && !plan.next.alone {
+                // Others may come beside it.
+                drop((
+                    turn.split(2 * in_flight as usize - 1),
+                    slot.split(in_flight as usize - 1),
+                ));
+            }
+            next = plan.next;
             let turn = Arc::new(turn);
             let mut slot = Some(slot);
             let free_slot = || {

@@ -20,6 +20,7 @@ use super::error::RedbError;
 use super::face::{Leases, RedbLease, Shared};
 use super::holder::HolderNote;
 use super::tables::{Kind, Tables, VERSION, kind_of};
+use super::unmade;
 use crate::job::{DeadJob, Depth, JobId, Leased, NewJob};
 use crate::memory::next_lease;
 use crate::outcome::{Appended, Settled, Verdict};
@@ -129,9 +130,18 @@ impl OpenFile {
             on_repair(progress);
         });
         let from_redb = |error: ::redb::Error| RedbError::from_redb(path, error);
-        let database = (shared.open)(&builder).map_err(|error| from_redb(error.into()))?;
+        let open = || (shared.open)(&builder).map_err(|error| from_redb(error.into()));
+        let database = match open() {
+            Err(RedbError::Foreign { .. })
+                if shared.options.is_file && unmade::empty(path).unwrap_or(false) =>
+            {
+                tracing::info!(path = %path.display(), "it was left half made, and is begun anew");
+                open()?
+            }
+            opened => opened?,
+        };
+        // Also of an older file: whoever made it may have been killed before this.
         if shared.options.is_file && !shared.opened() {
-            // Also if the file was there: whoever made it may have died before this.
             sync_folder(path).map_err(|error| RedbError::io(path, error))?;
         }
         let note = shared.options.is_file.then(|| HolderNote::write(path));

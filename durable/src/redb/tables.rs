@@ -367,7 +367,9 @@ impl<'txn> Tables<'txn> {
             Some((_, record)) => Some(from_millis(JobRecord::decode(record.value())?.appended)),
             None => None,
         };
-        let due = self.delayed.range(..=(self.now, u64::MAX))?.count() as u64;
+        // By `count` it would not end: after an error, the next row is an error again.
+        let mut rows = self.delayed.range(..=(self.now, u64::MAX))?;
+        let due = rows.try_fold(0, |due, row| row.map(|_| due + 1))?;
         Ok(Depth {
             ready: self.ready.len()? + due,
             leased: self.leased.len()?,
