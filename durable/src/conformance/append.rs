@@ -1,5 +1,7 @@
 //! What is appended, and what is not.
 
+use bytes::Bytes;
+
 use super::*;
 use crate::outcome::Refusal;
 
@@ -198,7 +200,7 @@ pub async fn large_payloads<S: Store>(make_store: impl AsyncFn(&str) -> S) {
     named(NAME, async {
         let store = make_store(NAME).await;
         let of = |id: &str, size: usize| NewJob {
-            payload: (0..size).map(|at| (at % 251) as u8).collect(),
+            payload: bytes_of(size),
             ..job(id)
         };
         let expect_back = |back: &[Leased<S::Lease>], jobs: &[&NewJob]| {
@@ -249,4 +251,12 @@ pub async fn large_payloads<S: Store>(make_store: impl AsyncFn(&str) -> S) {
         store.close().await;
     })
     .await;
+}
+
+/// Bytes of which no two stretches are easily mistaken for each other.
+fn bytes_of(size: usize) -> Bytes {
+    let block: Vec<_> = (0..251).collect();
+    let mut bytes = block.repeat(size / block.len() + 1);
+    bytes.truncate(size);
+    bytes.into()
 }

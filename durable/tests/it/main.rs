@@ -2,5 +2,6 @@
 
 mod conformance;
 mod drain;
+mod faulty;
 mod front;
 mod redb;
