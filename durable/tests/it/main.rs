@@ -4,4 +4,5 @@ mod conformance;
 mod drain;
 mod faulty;
 mod front;
+mod model;
 mod redb;
