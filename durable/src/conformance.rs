@@ -10,10 +10,10 @@
 //! before is an empty store.
 //!
 //! - A store on disk or on a server runs in real time. One without
-//!   [`lease_time`](Store::lease_time) spends a second on delays. One with a lease time
-//!   spends about ten times that on leases that lapse, so give it a short one; and one that
-//!   is long enough for what the machine is slow at, since a lease that lapses early fails
-//!   a check. A second is good.
+//!   [`lease_time`](Store::lease_time) spends about a second on delays. One with a lease
+//!   time spends about six times its length on leases that lapse, so give it a short one; and one
+//!   that is long enough for a slow machine, since a lease that lapses early fails a check:
+//!   some seconds are good.
 //! - A store whose clock is Tokio's may be run with the clock paused.
 //! - Ids are to stay taken for as long as a check lasts once their job is done, so leave
 //!   the deduplication window at minutes.

@@ -16,9 +16,23 @@ pub async fn retry_at_once<S: Store>(make_store: impl AsyncFn(&str) -> S) {
         let both = lease_all(&store, 2).await;
         expect_seen(&both, &[("b", 1), ("a", 2)], "`b` was due before `a` was");
         settle_all(&store, &both, &retry(Duration::ZERO)).await;
-        let both = lease_all(&store, 2).await;
-        expect_seen(&both, &[("b", 2), ("a", 3)], "tried again in this order");
-        settle_all(&store, &both, &Verdict::Done).await;
+        let mut store = reopen(store, &make_store, NAME).await;
+        append_new(&store, &[job("c")]).await;
+        let mut all = lease_all(&store, 3).await;
+        let why = "tried again in this order, before what was appended later";
+        expect_seen(&all, &[("b", 2), ("a", 3), ("c", 1)], why);
+        if store.lease_time().is_none() {
+            store = reopen(store, &make_store, NAME).await;
+            append_new(&store, &[job("d")]).await;
+            all = lease_all(&store, 4).await;
+            let expected = BTreeSet::from([("b", 3), ("a", 4), ("c", 2), ("d", 1)]);
+            let seen = seen_as_set(&all);
+            assert!(
+                seen == expected,
+                "leases ended unsettled: expected {expected:?}; `lease` gave {seen:?}"
+            );
+        }
+        settle_all(&store, &all, &Verdict::Done).await;
         store.close().await;
     })
     .await;
