@@ -8,6 +8,7 @@
 //! | keep them in one file, without a server | [`RedbStore`] |
 //! | test without a disk | [`MemoryStore`] |
 //! | write a store, and prove it | [`Store`], [`conformance`] |
+//! | test what uses a store, while it fails | [`Faulty`] |
 //! | look after what failed | [`DeadLetters`] |
 //! | choose how jobs become bytes | [`Codec`], [`Json`] |
 
@@ -32,6 +33,7 @@ pub use codec::MessagePack;
 pub use codec::{Codec, Json};
 pub use drain::{Drain, DrainBuilder, DrainError, DrainReport, Drained};
 pub use durable::{Durable, DurableBuilder};
+pub use faulty::{Faulty, FaultyError};
 pub use job::{DeadJob, Depth, JobId, Leased, NewJob};
 pub use memory::{MemoryLease, MemoryStore, MemoryStoreBuilder};
 pub use microbatch::CancellationToken;

@@ -83,6 +83,8 @@ pub(super) struct Tables<'txn> {
     /// The time of this transaction.
     now: u64,
     forget: usize,
+    /// Whether what is due has its place.
+    promoted: bool,
     changed: bool,
 }
 
@@ -101,6 +103,7 @@ impl<'txn> Tables<'txn> {
             next: 0,
             now: to_millis(SystemTime::now()),
             forget: FORGET_AT_LEAST,
+            promoted: false,
             changed: false,
         };
         tables.next = match next {
@@ -142,7 +145,13 @@ impl<'txn> Tables<'txn> {
         Ok(next)
     }
 
-    fn take_next(&mut self) -> u64 {
+    /// Takes the end of the line, behind what has become due before.
+    fn take_next(&mut self) -> Result<u64, Error> {
+        self.promote()?;
+        Ok(self.take_number())
+    }
+
+    fn take_number(&mut self) -> u64 {
         let next = self.next;
         self.next += 1;
         next
@@ -196,15 +205,19 @@ impl<'txn> Tables<'txn> {
     }
 
     fn queue_new(&mut self, record: &[u8]) -> Result<(), Error> {
-        let number = self.take_next();
+        let number = self.take_next()?;
         self.jobs.insert(number, record)?;
         self.ready.insert(number, (number, 0))?;
         self.changed = true;
         Ok(())
     }
 
-    /// Gives the end of the line to what has become due.
+    /// Gives the end of the line to what has become due. Within a transaction the time
+    /// stands still, so once is enough.
     fn promote(&mut self) -> Result<(), Error> {
+        if std::mem::replace(&mut self.promoted, true) {
+            return Ok(());
+        }
         loop {
             let Some((key, attempts)) = self.delayed.first()?.map(|(k, a)| (k.value(), a.value()))
             else {
@@ -214,7 +227,7 @@ impl<'txn> Tables<'txn> {
                 return Ok(());
             }
             self.delayed.remove(key)?;
-            let place = self.take_next();
+            let place = self.take_number();
             self.ready.insert(place, (key.1, attempts))?;
             self.changed = true;
         }
@@ -291,7 +304,7 @@ impl<'txn> Tables<'txn> {
                             .insert((due.saturating_add(1), number), attempt)?;
                     }
                     Some(_) => {
-                        let place = self.take_next();
+                        let place = self.take_next()?;
                         self.ready.insert(place, (number, attempt))?;
                     }
                     None => {

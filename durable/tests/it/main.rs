@@ -1,5 +1,8 @@
 //! One test crate, modules by behaviour. Time is virtual wherever no disk is involved.
 
+mod conformance;
 mod drain;
+mod faulty;
 mod front;
+mod model;
 mod redb;

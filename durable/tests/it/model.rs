@@ -1,0 +1,538 @@
+//! A store answers as a simple model of it does, whatever is done in which order.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use microbatch_durable::{
+    Appended, DeadLetters, Depth, JobId, MemoryStore, NewJob, RedbError, RedbStore, Settled, Store,
+    Verdict,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+const IDS: u8 = 6;
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What a job waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// Its turn.
+    Line,
+    /// A time.
+    Until(Duration),
+    /// The settlement of this delivery, or the end of its time.
+    Lease(usize, Option<Duration>),
+    /// Somebody to revive it.
+    Dead,
+}
+
+#[derive(Debug, Clone)]
+struct Job {
+    id: u8,
+    place: u64,
+    attempt: u32,
+    wait: Wait,
+}
+
+/// What a store is to answer. Deliveries are numbered as they are made.
+#[derive(Debug)]
+struct Model {
+    now: Duration,
+    lease_time: Option<Duration>,
+    dedup_window: Duration,
+    jobs: Vec<Job>,
+    settled: BTreeMap<u8, Duration>,
+    places: u64,
+    deliveries: usize,
+}
+
+impl Model {
+    fn new(lease_time: Option<Duration>, dedup_window: Duration) -> Self {
+        Self {
+            now: Duration::ZERO,
+            lease_time,
+            dedup_window,
+            jobs: Vec::new(),
+            settled: BTreeMap::new(),
+            places: 0,
+            deliveries: 0,
+        }
+    }
+
+    fn place(&mut self) -> u64 {
+        self.places += 1;
+        self.places
+    }
+
+    fn sorted(&mut self, is_chosen: impl Fn(&Job) -> bool) -> Vec<&mut Job> {
+        let mut jobs: Vec<_> = self.jobs.iter_mut().filter(|job| is_chosen(job)).collect();
+        jobs.sort_by_key(|job| job.place);
+        jobs
+    }
+
+    /// Does what time has brought.
+    fn pass(&mut self, by: Duration) {
+        self.now += by;
+        let now = self.now;
+        self.settled.retain(|_, at| *at + self.dedup_window > now);
+        let mut due = Vec::new();
+        for (at, job) in self.jobs.iter_mut().enumerate() {
+            match job.wait {
+                Wait::Lease(_, Some(until)) if until <= now => job.wait = Wait::Line,
+                Wait::Until(until) if until <= now => due.push((until, at)),
+                _ => {}
+            }
+        }
+        // Of those due at the same time, the oldest first.
+        due.sort_unstable();
+        for (_, at) in due {
+            self.jobs[at].place = self.place();
+            self.jobs[at].wait = Wait::Line;
+        }
+    }
+
+    fn append(&mut self, id: u8) -> Appended {
+        let is_taken = self.jobs.iter().any(|job| job.id == id) || self.settled.contains_key(&id);
+        if is_taken {
+            return Appended::Duplicate;
+        }
+        let place = self.place();
+        let (attempt, wait) = (0, Wait::Line);
+        self.jobs.push(Job {
+            id,
+            place,
+            attempt,
+            wait,
+        });
+        Appended::New
+    }
+
+    fn lease(&mut self, max: usize) -> Vec<(u8, u32)> {
+        let until = self.lease_time.map(|time| self.now + time);
+        let mut deliveries = self.deliveries;
+        let mut line = self.sorted(|job| job.wait == Wait::Line);
+        line.truncate(max);
+        let leased = line.into_iter().map(|job| {
+            job.attempt += 1;
+            job.wait = Wait::Lease(deliveries, until);
+            deliveries += 1;
+            (job.id, job.attempt)
+        });
+        let leased = leased.collect();
+        self.deliveries = deliveries;
+        leased
+    }
+
+    fn held(&self, delivery: usize) -> Option<usize> {
+        let is_its = |job: &Job| matches!(job.wait, Wait::Lease(of, _) if of == delivery);
+        self.jobs.iter().position(is_its)
+    }
+
+    fn settle(&mut self, delivery: usize, verdict: &Verdict) -> Settled {
+        let Some(at) = self.held(delivery) else {
+            return Settled::Lost;
+        };
+        match verdict {
+            Verdict::Done => {
+                let job = self.jobs.remove(at);
+                self.settled.insert(job.id, self.now);
+            }
+            Verdict::Retry { after, .. } if after.is_zero() => {
+                self.jobs[at].place = self.place();
+                self.jobs[at].wait = Wait::Line;
+            }
+            Verdict::Retry { after, .. } => self.jobs[at].wait = Wait::Until(self.now + *after),
+            Verdict::Dead { .. } => self.jobs[at].wait = Wait::Dead,
+            Verdict::Release => {
+                self.jobs[at].attempt -= 1;
+                self.jobs[at].wait = Wait::Line;
+            }
+            Verdict::Settled => {}
+        }
+        Settled::Held
+    }
+
+    fn extend(&mut self, delivery: usize) -> Settled {
+        let Some(at) = self.held(delivery) else {
+            return Settled::Lost;
+        };
+        self.jobs[at].wait = Wait::Lease(delivery, self.lease_time.map(|time| self.now + time));
+        Settled::Held
+    }
+
+    /// Ends every lease.
+    fn crash(&mut self) {
+        for job in self.sorted(|job| matches!(job.wait, Wait::Lease(..))) {
+            job.wait = Wait::Line;
+        }
+    }
+
+    fn is_dead(&self, id: u8) -> Option<usize> {
+        let is_it = |job: &Job| job.id == id && job.wait == Wait::Dead;
+        self.jobs.iter().position(is_it)
+    }
+
+    fn revive(&mut self, id: u8) -> bool {
+        let Some(at) = self.is_dead(id) else {
+            return false;
+        };
+        self.jobs.remove(at);
+        self.append(id) == Appended::New
+    }
+
+    fn discard(&mut self, id: u8) -> bool {
+        let found = self.is_dead(id);
+        found.map(|at| self.jobs.remove(at)).is_some()
+    }
+
+    fn list(&self, after: Option<u8>, limit: usize) -> Vec<(u8, u32)> {
+        let mut dead: Vec<_> = self
+            .jobs
+            .iter()
+            .filter(|job| job.wait == Wait::Dead && after.is_none_or(|after| job.id > after))
+            .map(|job| (job.id, job.attempt))
+            .collect();
+        dead.sort_unstable();
+        dead.truncate(limit);
+        dead
+    }
+
+    fn depth(&self) -> [usize; 4] {
+        let mut counts = [0; 4];
+        for job in &self.jobs {
+            counts[match job.wait {
+                Wait::Line => 0,
+                Wait::Lease(..) => 1,
+                Wait::Until(_) => 2,
+                Wait::Dead => 3,
+            }] += 1;
+        }
+        counts
+    }
+}
+
+/// What is done to both. Deliveries are chosen from the latest on backwards.
+#[derive(Debug, Clone)]
+enum Step {
+    Append(Vec<u8>),
+    Lease(usize),
+    Settle(Vec<(usize, Verdict)>),
+    Extend(Vec<usize>),
+    List(Option<u8>, usize),
+    Revive(Vec<u8>),
+    Discard(Vec<u8>),
+    /// The process ends, orderly or not.
+    Crash {
+        orderly: bool,
+    },
+    /// Time passes, for a store whose clock can be set.
+    Clock(Duration),
+}
+
+fn verdict() -> impl Strategy<Value = Verdict> {
+    let retry = |after| Verdict::Retry {
+        after,
+        reason: "again".to_owned(),
+    };
+    let after = prop_oneof![Just(HOUR), (1..9_u64).prop_map(Duration::from_secs)];
+    prop_oneof![
+        3 => Just(Verdict::Done),
+        2 => Just(retry(Duration::ZERO)),
+        2 => after.prop_map(retry),
+        2 => Just(Verdict::Dead { reason: "no".to_owned() }),
+        2 => Just(Verdict::Release),
+        1 => Just(Verdict::Settled),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let ids = || vec(0..IDS, 0..4);
+    prop_oneof![
+        6 => vec(0..IDS, 0..6).prop_map(Step::Append),
+        8 => (1..5_usize).prop_map(Step::Lease),
+        8 => vec((0..6_usize, verdict()), 0..5).prop_map(Step::Settle),
+        2 => vec(0..6_usize, 0..4).prop_map(Step::Extend),
+        1 => (proptest::option::of(0..IDS), 0..4_usize).prop_map(|(id, max)| Step::List(id, max)),
+        2 => ids().prop_map(Step::Revive),
+        2 => ids().prop_map(Step::Discard),
+        2 => any::<bool>().prop_map(|orderly| Step::Crash { orderly }),
+        4 => (0..12_u64).prop_map(|secs| Step::Clock(Duration::from_secs(secs))),
+    ]
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    vec(step(), 1..60)
+}
+
+/// A store under test.
+trait Subject: Sized {
+    type Store: DeadLetters;
+
+    fn store(&self) -> &Self::Store;
+    async fn crash(self, orderly: bool) -> Self;
+    /// Lets time pass. Returns how much did.
+    fn advance(&self, by: Duration) -> Duration;
+}
+
+impl Subject for MemoryStore {
+    type Store = Self;
+
+    fn store(&self) -> &Self {
+        self
+    }
+
+    async fn crash(self, _: bool) -> Self {
+        self.restart();
+        self
+    }
+
+    fn advance(&self, by: Duration) -> Duration {
+        MemoryStore::advance(self, by);
+        by
+    }
+}
+
+struct InFile<'a> {
+    store: RedbStore,
+    path: &'a Path,
+    dedup_window: Duration,
+}
+
+impl<'a> InFile<'a> {
+    async fn open(path: &'a Path, dedup_window: Duration) -> Self {
+        let builder = RedbStore::builder().dedup_window(dedup_window);
+        let store = loop {
+            match builder.clone().open(path).await {
+                Ok(store) => break store,
+                // A store that was dropped is closed a moment later.
+                Err(RedbError::InUse { .. }) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error:?}"),
+            }
+        };
+        Self {
+            store,
+            path,
+            dedup_window,
+        }
+    }
+}
+
+impl Subject for InFile<'_> {
+    type Store = RedbStore;
+
+    fn store(&self) -> &RedbStore {
+        &self.store
+    }
+
+    async fn crash(self, orderly: bool) -> Self {
+        let Self {
+            store,
+            path,
+            dedup_window,
+        } = self;
+        if orderly {
+            store.close().await;
+        }
+        drop(store);
+        Self::open(path, dedup_window).await
+    }
+
+    fn advance(&self, _: Duration) -> Duration {
+        Duration::ZERO
+    }
+}
+
+fn id(number: u8) -> JobId {
+    format!("id-{number}").into()
+}
+
+fn number(id: &str) -> u8 {
+    id.trim_start_matches("id-").parse().unwrap()
+}
+
+fn job(number: u8) -> NewJob {
+    NewJob {
+        id: id(number),
+        codec: "json".into(),
+        payload: vec![number; usize::from(number)].into(),
+    }
+}
+
+/// Does each step to both, and compares each answer.
+async fn compare<S: Subject>(mut subject: S, mut model: Model, steps: Vec<Step>) {
+    let mut leases: Vec<<S::Store as Store>::Lease> = Vec::new();
+    for step in steps {
+        let store = subject.store();
+        match step.clone() {
+            Step::Append(ids) => {
+                let jobs: Vec<_> = ids.iter().copied().map(job).collect();
+                let answers = store.append(&jobs).await.unwrap();
+                let expected: Vec<_> = ids.into_iter().map(|id| model.append(id)).collect();
+                assert_eq!(answers, expected, "{step:?}");
+            }
+            Step::Lease(max) => {
+                let leased = tokio::select! {
+                    biased;
+                    leased = store.lease(max) => leased.unwrap(),
+                    // Asked later, and answered no earlier.
+                    _ = store.depth() => Vec::new(),
+                };
+                let seen: Vec<_> = leased
+                    .iter()
+                    .map(|job| (number(&job.id), job.attempt.get()))
+                    .collect();
+                assert_eq!(seen, model.lease(max), "{step:?}");
+                for leased in leased {
+                    let new = job(number(&leased.id));
+                    assert_eq!((leased.payload, leased.codec), (new.payload, new.codec));
+                    leases.push(leased.lease);
+                }
+            }
+            Step::Settle(verdicts) => {
+                let chosen = verdicts.into_iter().filter_map(|(back, verdict)| {
+                    let delivery = leases.len().checked_sub(1 + back)?;
+                    Some((delivery, verdict))
+                });
+                let chosen: Vec<_> = chosen.collect();
+                let verdicts: Vec<_> = chosen
+                    .iter()
+                    .map(|(delivery, verdict)| (leases[*delivery].clone(), verdict.clone()))
+                    .collect();
+                let answers = store.settle(&verdicts).await.unwrap();
+                let expected: Vec<_> = chosen
+                    .iter()
+                    .map(|(delivery, verdict)| model.settle(*delivery, verdict))
+                    .collect();
+                assert_eq!(answers, expected, "{step:?}");
+            }
+            Step::Extend(chosen) => {
+                let chosen = chosen.into_iter();
+                let chosen: Vec<_> = chosen
+                    .filter_map(|back| leases.len().checked_sub(1 + back))
+                    .collect();
+                let extended: Vec<_> = chosen.iter().map(|at| leases[*at].clone()).collect();
+                let answers = store.extend(&extended).await.unwrap();
+                let expected: Vec<_> = chosen.into_iter().map(|at| model.extend(at)).collect();
+                assert_eq!(answers, expected, "{step:?}");
+            }
+            Step::List(after, limit) => {
+                let listed = store.list(after.map(id).as_ref(), limit).await.unwrap();
+                let seen: Vec<_> = listed
+                    .iter()
+                    .map(|dead| (number(&dead.id), dead.attempt))
+                    .collect();
+                assert_eq!(seen, model.list(after, limit), "{step:?}");
+                for dead in listed {
+                    let new = job(number(&dead.id));
+                    assert_eq!((dead.payload, &*dead.reason), (new.payload, "no"));
+                }
+            }
+            Step::Revive(ids) => {
+                let asked: Vec<_> = ids.iter().copied().map(id).collect();
+                let answers = store.revive(&asked).await.unwrap();
+                let expected: Vec<_> = ids.into_iter().map(|id| model.revive(id)).collect();
+                assert_eq!(answers, expected, "{step:?}");
+            }
+            Step::Discard(ids) => {
+                let asked: Vec<_> = ids.iter().copied().map(id).collect();
+                let answers = store.discard(&asked).await.unwrap();
+                let expected: Vec<_> = ids.into_iter().map(|id| model.discard(id)).collect();
+                assert_eq!(answers, expected, "{step:?}");
+            }
+            Step::Crash { orderly } => {
+                subject = subject.crash(orderly).await;
+                model.crash();
+            }
+            Step::Clock(by) => model.pass(subject.advance(by)),
+        }
+        model.pass(Duration::ZERO);
+        let depth = subject.store().depth().await.unwrap();
+        assert_eq!(counts(depth), model.depth(), "the depth after {step:?}");
+        assert_eq!(depth.oldest.is_some(), depth.pending() > 0, "{step:?}");
+    }
+    subject.store().close().await;
+}
+
+fn counts(depth: Depth) -> [usize; 4] {
+    [depth.ready, depth.leased, depth.delayed, depth.dead].map(|count| count as usize)
+}
+
+fn block_on(test: impl Future<Output = ()>, is_paused: bool) {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(is_paused)
+        .build()
+        .unwrap()
+        .block_on(test);
+}
+
+fn compare_memory(lease_time: Option<Duration>, steps: Vec<Step>) {
+    block_on(
+        async {
+            let dedup_window = Duration::from_secs(20);
+            let mut builder = MemoryStore::builder().dedup_window(dedup_window);
+            if let Some(time) = lease_time {
+                builder = builder.lease_time(time);
+            }
+            compare(builder.build(), Model::new(lease_time, dedup_window), steps).await;
+        },
+        true,
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn memory_without_a_lease_time(steps in steps()) {
+        compare_memory(None, steps);
+    }
+
+    #[test]
+    fn memory_with_a_lease_time(steps in steps()) {
+        compare_memory(Some(Duration::from_secs(5)), steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        // Each step is on the disk.
+        cases: ProptestConfig::default().cases.div_ceil(16),
+        max_shrink_iters: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// With a clock that stands still: what is delayed is so for an hour.
+    #[test]
+    fn a_file(
+        steps in steps(),
+        dedup_window in prop_oneof![Just(Duration::ZERO), Just(HOUR)],
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jobs.redb");
+        block_on(
+            async {
+                let subject = InFile::open(&path, dedup_window).await;
+                compare(subject, Model::new(None, dedup_window), delayed_for_long(steps)).await;
+            },
+            false,
+        );
+    }
+}
+
+fn delayed_for_long(mut steps: Vec<Step>) -> Vec<Step> {
+    for step in &mut steps {
+        if let Step::Settle(verdicts) = step {
+            for (_, verdict) in verdicts {
+                if let Verdict::Retry { after, .. } = verdict
+                    && !after.is_zero()
+                {
+                    *after = HOUR;
+                }
+            }
+        }
+    }
+    steps
+}
