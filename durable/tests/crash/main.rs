@@ -3,6 +3,7 @@
 #![cfg(feature = "redb")]
 #![forbid(unsafe_code)]
 
+mod alone;
 mod child;
 mod disk;
 

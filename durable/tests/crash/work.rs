@@ -32,6 +32,14 @@ pub(crate) fn job(id: &str) -> NewJob {
     }
 }
 
+/// A job that is a text in JSON, which is its id as well.
+pub(crate) fn json_job(text: &str) -> NewJob {
+    NewJob {
+        codec: "json".into(),
+        ..job(text)
+    }
+}
+
 /// One opening of the store, until its work is done or the power is off.
 pub(crate) async fn live(disk: &Disk, ledger: &Ledger, rng: &mut Rng) {
     let cache_size = [0, 64 << 10, 1 << 20][rng.usize(..3)];
