@@ -143,7 +143,8 @@ pub struct Depth {
     pub delayed: u64,
     /// Dead letters.
     pub dead: u64,
-    /// When the oldest of the jobs that are not dead was appended.
+    /// When the first appended of the jobs that are not dead was appended. One that was
+    /// revived counts as appended last.
     pub oldest: Option<SystemTime>,
 }
 

@@ -111,6 +111,11 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         if let Some(file) = &mut self.file {
+            // Leases that reached nobody end uncounted, also if nothing comes after them.
+            if let Err(error) = file.transact(&self.shared, Vec::new()) {
+                let path = self.shared.path.display();
+                tracing::warn!(%path, %error, "could not release what nobody received");
+            }
             file.compact_if_empty(&self.shared);
         }
     }

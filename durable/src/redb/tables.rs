@@ -292,7 +292,12 @@ impl<'txn> Tables<'txn> {
                 let record = self.jobs.remove(number)?;
                 let record = record.ok_or_else(|| corrupted("a leased job is missing"))?;
                 let id = JobRecord::decode(record.value())?.id;
-                self.settled.insert((self.now, number), id)?;
+                // The number of a job of an earlier opening may be the same.
+                let mut key = (self.now, number);
+                while self.settled.get(key)?.is_some() {
+                    key.1 += 1;
+                }
+                self.settled.insert(key, id)?;
                 self.forget += 2;
             }
             Verdict::Retry { after, .. } => {
