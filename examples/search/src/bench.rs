@@ -113,9 +113,10 @@ impl Bench {
             self.time.as_secs_f64()
         );
         println!(
-            "\n| callers | way | batch | queries/s | × | processor ms a query | × | p50 ms | p99 ms |"
+            "\n| callers | way | batch | queries/s | × | p50 ms | p99 ms | cores | \
+             processor ms a query | × |"
         );
-        println!("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+        println!("| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
         for line in lines {
             let (alone, batched) = (&line.alone, &line.batched);
             let gain = batched.times(alone, |outcome| outcome.rate);
@@ -125,15 +126,25 @@ impl Bench {
                 ("batched", batched, times(gain), times(saved)),
             ] {
                 println!(
-                    "| {} | {way} | {:.1} | {:.0} | {gain} | {:.2} | {saved} | {:.1} | {:.1} |",
+                    "| {} | {way} | {:.1} | {:.0} | {gain} | {:.1} | {:.1} | {:.1} | {:.2} | \
+                     {saved} |",
                     line.callers,
                     summary.batch(),
                     summary.rate(),
-                    summary.processor_ms(),
                     summary.percentile(0.5),
                     summary.percentile(0.99),
+                    summary.cores(),
+                    summary.processor_ms(),
                 );
             }
+        }
+        let busiest = lines.iter().max_by_key(|line| line.callers);
+        let ways = busiest.map(|line| [line.alone.cores(), line.batched.cores()]);
+        if ways.is_some_and(|ways| ways.iter().any(|cores| *cores < 0.8 * self.threads as f64)) {
+            println!(
+                "\nOTHER PROGRAMS HAD A PART OF THE CORES, and not the same part in both ways: a \
+                 scheduler favours threads that sleep often. Go by the time of the processor."
+            );
         }
         Ok(())
     }

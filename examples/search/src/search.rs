@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use microbatch::{
     BatchProcessor, BlockingProcessor, CancellationToken, MicroBatch, ShutdownTimeout, Similar,
@@ -18,6 +19,10 @@ use crate::{Error, Hit, Noun, Parts, Scanner, Tokens};
 /// no more a second: it only keeps those waiting whose texts are short. This is twice that,
 /// for 32 texts of 16 tokens.
 const MAX_BATCH_TOKENS: usize = 512;
+
+/// How long queries wait for others while one thread is busy and another is free. While all
+/// are free nothing waits, and while all are busy the next batch grows without it.
+const INTERVAL: Duration = Duration::from_millis(1);
 
 /// How many definitions an answer has.
 pub const ANSWERS: usize = 5;
@@ -73,6 +78,7 @@ impl Search {
         let builder = MicroBatch::builder(Threads(threads))
             .flush_when_idle(true)
             .max_in_flight(options.threads)
+            .interval(INTERVAL)
             .max_batch_size(options.max_batch_size)
             .max_batch_weight(MAX_BATCH_TOKENS, Tokens::len)
             .queue_capacity(1024);

@@ -1,5 +1,5 @@
 //! The search as its callers see it. What needs the model is left out where that has not
-//! been fetched, and says so.
+//! been fetched or is not optimised, and says so.
 
 use std::fs;
 use std::io::{Write, stderr};
@@ -26,6 +26,16 @@ fn fetched(test: &str) -> Option<Files> {
             None
         }
     }
+}
+
+/// The files, where the model can be run in the time of a test as well.
+fn with_model(test: &str) -> Option<Files> {
+    if cfg!(debug_assertions) {
+        let why = "a model that is not optimised takes minutes: cargo test --release";
+        let _ = writeln!(stderr(), "LEFT OUT: {test}: {why}");
+        return None;
+    }
+    fetched(test)
 }
 
 /// Definitions to embed, short and long ones.
@@ -69,7 +79,7 @@ const BATCHED: Options = Options {
 
 #[test]
 fn an_embedding_does_not_depend_on_its_neighbours() {
-    let Some(files) = fetched("embeddings among others") else {
+    let Some(files) = with_model("embeddings among others") else {
         return;
     };
     let parts = parts(&files);
@@ -131,7 +141,7 @@ fn embed(parts: &Parts, texts: &[&Tokens], pool: &Arc<ThreadPool>) -> Vec<f32> {
 
 #[test]
 fn sixty_four_callers_get_their_own_answers() {
-    let Some(files) = fetched("many callers") else {
+    let Some(files) = with_model("many callers") else {
         return;
     };
     let parts = parts(&files);
@@ -205,7 +215,7 @@ fn answers(found: &[microbatch_search::Found<'_>]) -> Vec<(String, f32)> {
 
 #[test]
 fn a_query_finds_what_means_the_same() {
-    let Some(files) = fetched("what a query finds") else {
+    let Some(files) = with_model("what a query finds") else {
         return;
     };
     let noun = |word: &str, definition: &str| Noun {
@@ -243,7 +253,7 @@ fn a_query_finds_what_means_the_same() {
 
 #[test]
 fn a_text_that_is_empty_or_too_long_is_refused_alone() {
-    let Some(files) = fetched("texts that are refused") else {
+    let Some(files) = with_model("texts that are refused") else {
         return;
     };
     let parts = parts(&files);
@@ -397,7 +407,7 @@ fn kept_vectors_are_used_only_if_they_are_whole_and_the_right_ones() {
 
 #[test]
 fn a_foreign_file_of_embeddings_is_made_anew() {
-    let Some(files) = fetched("embeddings made anew") else {
+    let Some(files) = with_model("embeddings made anew") else {
         return;
     };
     let folder = folder_with(&files);

@@ -112,6 +112,16 @@ impl Summary {
         median(rounds.map(|outcome| outcome.processor_ms).collect())
     }
 
+    /// Returns how many cores computed, in the median.
+    pub fn cores(&self) -> f64 {
+        let rounds = self.rounds.iter();
+        median(
+            rounds
+                .map(|outcome| outcome.rate * outcome.processor_ms / 1e3)
+                .collect(),
+        )
+    }
+
     /// Returns the median ratio of this way's figure to the other's of the same round.
     pub fn times(&self, other: &Self, figure: impl Fn(&Outcome) -> f64) -> f64 {
         let pairs = self.rounds.iter().zip(&other.rounds);

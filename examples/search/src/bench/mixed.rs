@@ -8,7 +8,7 @@ use crate::progress::Progress;
 use crate::{Error, Options, Parts, Search};
 
 /// More than are in flight, or there would be nothing to choose from.
-const CALLERS: usize = 256;
+const CALLERS: usize = 128;
 
 pub async fn run(bench: &Bench, parts: &Arc<Parts>) -> Result<(), Error> {
     let texts = texts::mixed(parts)?;

@@ -11,7 +11,7 @@ const LEFT: f64 = 24.0;
 const RIGHT: f64 = 66.0;
 const PANEL: f64 = 150.0;
 /// Where the panels end, and the second's callers stand below it.
-const BOTTOMS: [f64; 2] = [232.0, 462.0];
+const BOTTOMS: [f64; 2] = [244.0, 474.0];
 
 /// Grey that can be read on white and on black, for viewers that do not say which it is;
 /// then the two.
@@ -101,7 +101,7 @@ fn panel(svg: &mut String, bottom: f64, name: &str, lines: &[Line], of: impl Fn(
         );
         if let Some(last) = lines.last() {
             let figure = of(way(last));
-            let digits = usize::from(figure < 100.0);
+            let digits = usize::from(figure < 10.0);
             let label = format!("{figure:.digits$}");
             text(
                 svg,
