@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rten::ThreadPool;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions, PackedBMatrix};
-use rten_tensor::{MatrixLayout, NdTensorView};
+use rten_tensor::Matrix;
 
 use crate::Error;
 use crate::model::DIMENSIONS;
@@ -35,7 +35,7 @@ impl Index {
     #[must_use]
     pub fn new(vectors: &[f32]) -> Self {
         let rows = vectors.len() / DIMENSIONS;
-        let vectors = NdTensorView::from_data([rows, DIMENSIONS], vectors);
+        let vectors = Matrix::from_data([rows, DIMENSIONS], vectors);
         let pack = || GemmExecutor::<f32>::default().prepack_b(vectors.transposed());
         let vectors = (rows > 0).then(pack);
         Self { vectors }
@@ -74,22 +74,28 @@ impl Scanner {
     }
 
     /// Returns the `count` best rows for each query, the best first; of rows that are
-    /// equally good the first. The vectors are read once for all queries.
+    /// equally good the first. The queries are vectors one after the other, and those of
+    /// the index are read once for all of them.
     ///
     /// # Errors
     ///
     /// [`Error::Compute`].
+    ///
+    /// # Panics
+    ///
+    /// If there are numbers left over.
     pub fn best(
         &mut self,
         index: &Index,
-        queries: NdTensorView<f32, 2>,
+        queries: &[f32],
         count: usize,
     ) -> Result<Vec<Vec<Hit>>, Error> {
-        let rows = index.rows();
+        let (rows, number) = (index.rows(), queries.len() / DIMENSIONS);
         let Some(vectors) = &index.vectors else {
-            return Ok(vec![Vec::new(); queries.rows()]);
+            return Ok(vec![Vec::new(); number]);
         };
-        self.scores.resize(queries.rows() * rows, 0.0);
+        self.scores.resize(number * rows, 0.0);
+        let queries = Matrix::from_data([number, DIMENSIONS], queries);
         let (gemm, scores) = (&self.gemm, &mut self.scores);
         let product = self.threads.run(|| {
             let queries = GemmInputA::Unpacked(queries);

@@ -1,12 +1,12 @@
 //! Tokens to vectors: MiniLM in `rten`.
 
 use std::fmt;
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::{fs, iter};
 
 use rten::{ModelOptions, NodeId, RunOptions, ThreadPool};
-use rten_tensor::NdTensor;
+use rten_tensor::Tensor;
 use rten_tensor::prelude::*;
 
 use crate::{Error, Tokens, cache};
@@ -60,42 +60,40 @@ impl Model {
         self.fingerprint
     }
 
-    /// Returns a vector of length one for each text, in one pass: the texts are padded to
-    /// the longest, and the padding is masked.
+    /// Returns a vector of length one for each text, one after the other, in one pass: the
+    /// texts are padded to the longest, and the padding is masked.
     ///
     /// # Errors
     ///
     /// [`Error::Compute`].
-    pub fn embed(
-        &self,
-        texts: &[Tokens],
-        threads: &Arc<ThreadPool>,
-    ) -> Result<NdTensor<f32, 2>, Error> {
+    pub fn embed(&self, texts: &[Tokens], threads: &Arc<ThreadPool>) -> Result<Vec<f32>, Error> {
         let longest = texts.iter().map(Tokens::len).max().unwrap_or(0);
         let shape = [texts.len(), longest];
-        let mut ids = NdTensor::<i32, 2>::zeros(shape);
-        let mut mask = NdTensor::<i32, 2>::zeros(shape);
-        for (row, text) in texts.iter().enumerate() {
-            for (column, &id) in text.ids().iter().enumerate() {
-                ids[[row, column]] = id;
-                mask[[row, column]] = 1;
-            }
-        }
+        let padded = |of: &dyn Fn(i32) -> i32| {
+            let rows = texts.iter().flat_map(|text| {
+                let padding = longest - text.len();
+                let ids = text.ids().iter().map(|&id| of(id));
+                ids.chain(iter::repeat_n(0, padding))
+            });
+            Tensor::from_data(&shape, rows.collect::<Vec<i32>>())
+        };
+        let (ids, mask) = (padded(&|id| id), padded(&|_| 1));
         let inputs = vec![(self.ids, ids.into()), (self.mask, mask.into())];
         let options = RunOptions::default().with_thread_pool(Some(Arc::clone(threads)));
         let run = self.model.run_n(inputs, [self.output], Some(options));
         let [vectors] = run.map_err(Error::compute)?;
-        let mut vectors: NdTensor<f32, 2> = vectors.try_into().map_err(Error::compute)?;
+        let vectors: Tensor<f32> = vectors.try_into().map_err(Error::compute)?;
         if vectors.shape() != [texts.len(), DIMENSIONS] {
             let shape = vectors.shape();
-            return Err(Error::compute(format!(
-                "the output has the shape {shape:?}"
-            )));
+            let why = format!("the output has the shape {shape:?}");
+            return Err(Error::compute(why));
         }
-        for row in 0..texts.len() {
-            let mut vector = vectors.slice_mut(row);
+        let mut vectors = vectors.to_vec();
+        for vector in vectors.chunks_mut(DIMENSIONS) {
             let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
-            vector.apply(|x| x / length.max(f32::MIN_POSITIVE));
+            for x in vector {
+                *x /= length.max(f32::MIN_POSITIVE);
+            }
         }
         Ok(vectors)
     }

@@ -6,7 +6,6 @@ use std::thread;
 use std::time::Duration;
 
 use rten::ThreadPool;
-use rten_tensor::prelude::*;
 
 use crate::model::DIMENSIONS;
 use crate::progress::Progress;
@@ -95,9 +94,8 @@ fn embed_all(model: &Model, texts: &[Tokens], threads: usize) -> Result<Vec<f32>
             let batch: Vec<Tokens> = rows.iter().map(|&row| texts[row].clone()).collect();
             let embedded = model.embed(&batch, &pool)?;
             let mut vectors = vectors.lock().unwrap_or_else(PoisonError::into_inner);
-            for (from, to) in rows.iter().enumerate() {
-                let vector = embedded.slice(from).to_vec();
-                vectors[to * DIMENSIONS..][..DIMENSIONS].copy_from_slice(&vector);
+            for (vector, row) in embedded.chunks(DIMENSIONS).zip(*rows) {
+                vectors[row * DIMENSIONS..][..DIMENSIONS].copy_from_slice(vector);
             }
             done.fetch_add(rows.len(), Ordering::Relaxed);
         }

@@ -8,7 +8,6 @@ use microbatch::{
     BatchProcessor, BlockingProcessor, CancellationToken, MicroBatch, ShutdownTimeout, Similar,
 };
 use rten::ThreadPool;
-use rten_tensor::prelude::*;
 use tokio::sync::Mutex;
 
 use crate::{Error, Hit, Noun, Parts, Scanner, Tokens};
@@ -191,7 +190,7 @@ impl Thread {
     ) -> Result<Vec<Vec<Hit>>, Error> {
         counts.add(queries);
         let vectors = parts.model.embed(queries, &self.pool)?;
-        self.scanner.best(&parts.index, vectors.view(), ANSWERS)
+        self.scanner.best(&parts.index, &vectors, ANSWERS)
     }
 }
 

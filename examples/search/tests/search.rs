@@ -12,7 +12,6 @@ use microbatch_search::{
     Search, Tokenizer, Tokens, cache,
 };
 use rten::ThreadPool;
-use rten_tensor::{AsView, NdTensorView};
 use tempfile::TempDir;
 
 /// The files, or none where they have not been fetched.
@@ -136,7 +135,7 @@ fn texts(parts: &Parts) -> Vec<Tokens> {
 
 fn embed(parts: &Parts, texts: &[&Tokens], pool: &Arc<ThreadPool>) -> Vec<f32> {
     let texts: Vec<Tokens> = texts.iter().map(|&text| text.clone()).collect();
-    parts.model.embed(&texts, pool).unwrap().to_vec()
+    parts.model.embed(&texts, pool).unwrap()
 }
 
 #[test]
@@ -441,10 +440,8 @@ fn the_scan_finds_what_a_plain_loop_finds() {
     let packed = Index::new(&index);
     let mut scanner = Scanner::new(threads());
     for count in [1, 2, 33] {
-        let shape = [count, DIMENSIONS];
         let queries = &queries[..count * DIMENSIONS];
-        let view = NdTensorView::from_data(shape, queries);
-        let found = scanner.best(&packed, view, 5).unwrap();
+        let found = scanner.best(&packed, queries, 5).unwrap();
         assert_eq!(found.len(), count);
         for (query, hits) in queries.chunks(DIMENSIONS).zip(found) {
             let product = |row: &[f32]| -> f32 { row.iter().zip(query).map(|(a, b)| a * b).sum() };
@@ -459,10 +456,6 @@ fn the_scan_finds_what_a_plain_loop_finds() {
             assert_eq!(hits.len(), 5);
         }
     }
-    let none = scanner.best(
-        &Index::new(&[]),
-        NdTensorView::from_data([1, DIMENSIONS], &queries[..DIMENSIONS]),
-        5,
-    );
+    let none = scanner.best(&Index::new(&[]), &queries[..DIMENSIONS], 5);
     assert_eq!(none.unwrap(), [vec![]]);
 }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use cpu_time::ProcessTime;
 use rten::ThreadPool;
-use rten_tensor::prelude::*;
 
 use super::times;
 use crate::progress::Progress;
@@ -46,7 +45,7 @@ pub fn run(parts: &Parts, time: Duration) -> Result<(), Error> {
     let vectors = SIZES.map(|size| parts.model.embed(&tokens[..size], &pool));
     let vectors = vectors.into_iter().collect::<Result<Vec<_>, _>>()?;
     let scan = best(time, |place| {
-        let queries = vectors[place].view();
+        let queries = &vectors[place];
         scanner.best(&parts.index, queries, ANSWERS).map(drop)
     })?;
     progress.end();
