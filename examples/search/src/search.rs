@@ -15,8 +15,9 @@ use crate::{Error, Hit, Noun, Parts, Scanner, Tokens};
 /// How many tokens a batch holds at most, without padding.
 ///
 /// The time of a pass grows with its tokens, and beyond some 250 of them a longer one does
-/// no more a second: it only keeps those waiting whose texts are short. This is twice that,
-/// for 32 texts of 16 tokens.
+/// little more a second: it only keeps those waiting whose texts are short. This is twice
+/// that, for 32 texts of 16 tokens. What is padded comes on top, and depends on which texts
+/// meet: a sum of weights cannot tell it, and [`Similar`] keeps it low.
 const MAX_BATCH_TOKENS: usize = 512;
 
 /// How long queries wait for others while one thread is busy and another is free. While all

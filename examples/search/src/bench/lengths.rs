@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use cpu_time::ProcessTime;
 use rten::ThreadPool;
 
-use super::times;
+use super::{median, times};
 use crate::progress::Progress;
 use crate::{ANSWERS, Error, Parts, Scanner, Tokens};
 
@@ -36,7 +36,7 @@ pub fn run(parts: &Parts, time: Duration) -> Result<(), Error> {
             });
             texts.collect::<Vec<_>>()
         });
-        let row = best(time, |place| {
+        let row = measure(time, |place| {
             parts.model.embed(&batches[place], &pool).map(drop)
         })?;
         rows.push((format!("the model, {len} tokens"), row));
@@ -44,7 +44,7 @@ pub fn run(parts: &Parts, time: Duration) -> Result<(), Error> {
     progress.show(LENGTHS.len());
     let vectors = SIZES.map(|size| parts.model.embed(&tokens[..size], &pool));
     let vectors = vectors.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let scan = best(time, |place| {
+    let scan = measure(time, |place| {
         let queries = &vectors[place];
         scanner.best(&parts.index, queries, ANSWERS).map(drop)
     })?;
@@ -81,13 +81,13 @@ pub fn run(parts: &Parts, time: Duration) -> Result<(), Error> {
     Ok(())
 }
 
-/// Returns the least time for one text in each size of batch. The sizes take turns, so
+/// Returns the median time for one text in each size of batch. The sizes take turns, so
 /// that what drifts over time is no size's advantage.
-fn best(
+fn measure(
     time: Duration,
     mut run: impl FnMut(usize) -> Result<(), Error>,
 ) -> Result<[f64; SIZES.len()], Error> {
-    let mut least = [f64::INFINITY; SIZES.len()];
+    let mut all: [Vec<f64>; SIZES.len()] = Default::default();
     let started = Instant::now();
     let mut repeats = 0;
     while repeats < 3 || started.elapsed() < time {
@@ -96,11 +96,10 @@ fn best(
             for _ in 0..SIZES[SIZES.len() - 1].div_ceil(size).min(8) {
                 let clock = ProcessTime::now();
                 run(place)?;
-                let took = clock.elapsed().as_secs_f64() * 1e3 / size as f64;
-                least[place] = least[place].min(took);
+                all[place].push(clock.elapsed().as_secs_f64() * 1e3 / size as f64);
             }
         }
         repeats += 1;
     }
-    Ok(least)
+    Ok(all.map(median))
 }
