@@ -36,6 +36,11 @@ struct Options {
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
 
+    /// Milliseconds by which each sync is made longer while jobs are submitted, for the
+    /// figures of a slower disk
+    #[arg(long, default_value_t = 0.0)]
+    slower: f64,
+
     /// Jobs to drain
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1000..))]
     drain: u64,
@@ -84,7 +89,10 @@ async fn run(options: &Options) -> Result<(), Error> {
             .map_err(|error| format!("cannot use `{}`: {error}", folder.display()))?,
         None => tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?,
     };
-    let rows = submits(scratch.path(), Duration::from_secs_f64(options.seconds)).await?;
+    let time = Duration::from_secs_f64(options.seconds);
+    let slower = Duration::try_from_secs_f64(options.slower / 1e3)
+        .map_err(|error| format!("--slower: {error}"))?;
+    let rows = submits(scratch.path(), time, slower).await?;
     let (rate, took) = drain(scratch.path(), options.drain).await?;
     println!(
         "\ndrain of {} no-op jobs in batches of 100: {rate:.0} jobs/s ({took:.1} s)\n",
@@ -107,19 +115,33 @@ struct Way {
     kind: Kind,
 }
 
+#[derive(Debug, Clone, Copy)]
+enum Ids {
+    /// As of a sequence, or a UUID of version 7.
+    Ascending,
+    /// As of a UUID of version 4.
+    Random,
+}
+
 enum Kind {
     ByHand(redb::Database),
     Callers {
         callers: u64,
+        ids: Ids,
         store: RedbStore,
         front: Durable<Vec<u8>>,
     },
 }
 
 /// Gives each way its time, a slice at a time, so that the disk is the same for all.
-async fn submits(folder: &Path, time: Duration) -> Result<Vec<(String, f64)>, Error> {
+async fn submits(
+    folder: &Path,
+    time: Duration,
+    slower: Duration,
+) -> Result<Vec<(String, f64)>, Error> {
     const ROUNDS: u32 = 5;
-    let database = redb::Database::create(folder.join("by-hand.redb"))?;
+    let database = redb::Database::builder()
+        .create_with_backend(Disk::open(&folder.join("by-hand.redb"), slower)?)?;
     let way = |name: String, kind| Way {
         name,
         jobs: 0,
@@ -131,20 +153,25 @@ async fn submits(folder: &Path, time: Duration) -> Result<Vec<(String, f64)>, Er
         "one commit a job, by hand".to_owned(),
         Kind::ByHand(database),
     )];
-    for callers in [1, 10, 64, 256] {
-        let store = RedbStore::open(folder.join(format!("submits-{callers}.redb"))).await?;
+    let by_callers = [1, 10, 64, 256].map(|callers| (callers, Ids::Ascending));
+    for (callers, ids) in by_callers.into_iter().chain([(256, Ids::Random)]) {
+        let path = folder.join(format!("submits-{callers}-{ids:?}.redb"));
+        let store = RedbStore::builder()
+            .open_on(move || Disk::open(&path, slower).expect("the folder is there"))
+            .await?;
         let front = Durable::builder(store.clone())
             .codec(Raw)
             .build_running(CancellationToken::new())?;
-        let name = if callers == 1 {
-            "1 caller".to_owned()
-        } else {
-            format!("{callers} callers")
+        let name = match (callers, ids) {
+            (1, _) => "1 caller".to_owned(),
+            (_, Ids::Ascending) => format!("{callers} callers"),
+            (_, Ids::Random) => format!("{callers} callers, ids at random"),
         };
         ways.push(way(
             name,
             Kind::Callers {
                 callers,
+                ids,
                 store,
                 front,
             },
@@ -158,9 +185,12 @@ async fn submits(folder: &Path, time: Duration) -> Result<Vec<(String, f64)>, Er
             let started = Instant::now();
             let (jobs, commits) = match &way.kind {
                 Kind::ByHand(database) => by_hand(database, way.jobs, time / ROUNDS)?,
-                Kind::Callers { callers, front, .. } => {
-                    call(front, *callers, u64::from(round), time / ROUNDS).await?
-                }
+                Kind::Callers {
+                    callers,
+                    ids,
+                    front,
+                    ..
+                } => call(front, *callers, *ids, time / ROUNDS).await?,
             };
             way.time += started.elapsed();
             way.jobs += jobs;
@@ -171,8 +201,9 @@ async fn submits(folder: &Path, time: Duration) -> Result<Vec<(String, f64)>, Er
     fsyncs.sort();
     let fsync = fsyncs[fsyncs.len() / 2];
     println!(
-        "fdatasync of 4 KiB: median {:.2} ms\n",
-        fsync.as_secs_f64() * 1e3
+        "fdatasync of 4 KiB: median {:.2} ms, made {:.2} ms longer\n",
+        fsync.as_secs_f64() * 1e3,
+        slower.as_secs_f64() * 1e3,
     );
     println!("| durable submits | jobs/s | jobs a commit | ms a commit | of one commit a job |");
     println!("| --- | ---: | ---: | ---: | ---: |");
@@ -231,6 +262,49 @@ fn fsync_times(folder: &Path) -> Result<Vec<Duration>, Error> {
     (0..50).map(time).collect()
 }
 
+/// A file whose syncs may be made longer.
+#[derive(Debug)]
+struct Disk {
+    file: redb::backends::FileBackend,
+    slower: Duration,
+}
+
+impl Disk {
+    fn open(path: &Path, slower: Duration) -> Result<Self, Error> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        let file = redb::backends::FileBackend::new(file)?;
+        Ok(Self { file, slower })
+    }
+}
+
+impl redb::StorageBackend for Disk {
+    fn len(&self) -> std::io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        std::thread::sleep(self.slower);
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.file.write(offset, data)
+    }
+}
+
 /// A table of jobs and a transaction for each, with nothing around it.
 fn by_hand(database: &redb::Database, from: u64, time: Duration) -> Result<(u64, u64), Error> {
     const TABLE: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("jobs");
@@ -250,21 +324,21 @@ fn by_hand(database: &redb::Database, from: u64, time: Duration) -> Result<(u64,
 async fn call(
     front: &Durable<Vec<u8>>,
     callers: u64,
-    round: u64,
+    ids: Ids,
     time: Duration,
 ) -> Result<(u64, u64), Error> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
     let before = front.stats();
     let started = Instant::now();
-    let caller = |caller| {
+    let caller = |_| {
         let front = front.clone();
         tokio::spawn(async move {
-            for n in 0_u64.. {
-                front
-                    .submit(format!("{round}-{caller}-{n}"), vec![7; PAYLOAD])
-                    .await?;
-                if started.elapsed() >= time {
-                    break;
-                }
+            while started.elapsed() < time {
+                let id = match ids {
+                    Ids::Ascending => format!("{:016}", NEXT.fetch_add(1, Ordering::Relaxed)),
+                    Ids::Random => format!("{:016x}", fastrand::u64(..)),
+                };
+                front.submit(id, vec![7; PAYLOAD]).await?;
             }
             Ok::<_, microbatch::JobError>(())
         })
