@@ -440,34 +440,33 @@ impl microbatch_durable::Codec<Vec<u8>> for Raw {
     }
 }
 
-/// Bars of jobs a second, on a logarithmic scale.
+/// Bars of jobs a second.
 fn picture(rows: &[(String, f64)]) -> String {
     const STYLE: &str = "text { font: 14px sans-serif; fill: #24292f; } .title { font-weight: \
         600; } rect { fill: #0969da; } .hand { fill: #8c959f; } .bg { fill: #ffffff; } @media \
         (prefers-color-scheme: dark) { text { fill: #e6edf3; } rect { fill: #4493f8; } .bg { \
         fill: #0d1117; } .hand { fill: #9198a1; } }";
     let height = 60 + 34 * rows.len();
-    let most = rows.iter().map(|row| row.1).fold(1.0, f64::max).log10();
+    let most = rows.iter().map(|row| row.1).fold(1.0, f64::max);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"720\" height=\"{height}\" \
          viewBox=\"0 0 720 {height}\" role=\"img\"><title>Durable submits a second by number of \
          callers</title><style>{STYLE}</style><rect class=\"bg\" width=\"720\" \
-         height=\"{height}\"/><text class=\"title\" x=\"16\" y=\"28\">Durable submits a second, \
-         logarithmic</text>",
+         height=\"{height}\"/><text class=\"title\" x=\"16\" y=\"28\">Durable submits a second</text>",
     );
     let by_hand = rows[0].1;
     for (at, (name, rate)) in rows.iter().enumerate() {
         let y = 48 + 34 * at;
-        let width = 380.0 * rate.log10().max(0.05) / most;
+        let width = (360.0 * rate / most).max(1.0);
         let class = if at == 0 { " class=\"hand\"" } else { "" };
         let label = if at == 0 { "a commit a job" } else { name };
         let _ = write!(
             svg,
-            "<text x=\"16\" y=\"{}\">{label}</text><rect{class} x=\"140\" y=\"{y}\" \
+            "<text x=\"16\" y=\"{}\">{label}</text><rect{class} x=\"200\" y=\"{y}\" \
              width=\"{width:.0}\" height=\"22\" rx=\"3\"/><text x=\"{:.0}\" y=\"{}\">{rate:.0} \
-             ({:.1} ×)</text>",
+             ({:.0} ×)</text>",
             y + 16,
-            150.0 + width,
+            210.0 + width,
             y + 16,
             rate / by_hand,
         );
