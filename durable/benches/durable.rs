@@ -462,11 +462,11 @@ fn picture(rows: &[(String, f64)]) -> String {
         let label = if at == 0 { "a commit a job" } else { name };
         let _ = write!(
             svg,
-            "<text x=\"16\" y=\"{}\">{label}</text><rect{class} x=\"200\" y=\"{y}\" \
+            "<text x=\"16\" y=\"{}\">{label}</text><rect{class} x=\"212\" y=\"{y}\" \
              width=\"{width:.0}\" height=\"22\" rx=\"3\"/><text x=\"{:.0}\" y=\"{}\">{rate:.0} \
              ({:.0} ×)</text>",
             y + 16,
-            210.0 + width,
+            222.0 + width,
             y + 16,
             rate / by_hand,
         );
