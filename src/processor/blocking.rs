@@ -18,7 +18,8 @@ type BoxError = Box<dyn Error + Send + Sync>;
 /// The thread processes one batch at a time, in the order in which they come, and
 /// sleeps while there is none. For several threads, make a processor for each, choose
 /// between them in a closure that is the processor, and set `max_in_flight` to their
-/// number.
+/// number. An idle flush waits until none of them has a batch, so set a short
+/// `interval` as well, which is when the others get theirs.
 ///
 /// Dropping the processor, as the end of its [`MicroBatch`](crate::MicroBatch)
 /// does, lets the thread finish its current batch and end. Nothing waits for the

@@ -58,6 +58,10 @@ fn main() -> ExitCode {
     let only = std::env::args().nth(1);
     let mut setups = setup::all();
     setups.retain(|setup| only.as_ref().is_none_or(|only| setup.name == only));
+    if setups.is_empty() {
+        eprintln!("error: no policy has this name");
+        return ExitCode::FAILURE;
+    }
     let sights = Arc::new(Sights::default());
     let (mut states, mut steps, mut passed) = (0, 0, true);
     println!("| policy | distinct states | transitions | depth | properties | steps replayed |");
