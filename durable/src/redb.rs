@@ -5,6 +5,7 @@ mod error;
 mod face;
 mod holder;
 mod tables;
+mod unfinished;
 
 pub use error::RedbError;
 pub use face::{RedbLease, RedbStore, RedbStoreBuilder};

@@ -119,6 +119,10 @@ impl OpenFile {
     fn open(shared: &Shared) -> Result<Self, RedbError> {
         let path = &*shared.path;
         let is_new = !path.exists();
+        if shared.options.is_file {
+            // If this fails, so will the opening, and say why.
+            let _ = super::unfinished::empty(path);
+        }
         let mut builder = ::redb::Builder::new();
         builder.set_cache_size(shared.options.cache_size);
         builder.set_check_integrity_on_open(shared.options.check_integrity);
