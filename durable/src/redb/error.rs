@@ -44,7 +44,7 @@ pub enum RedbError {
         /// The version that can be read.
         expected: u64,
     },
-    /// The file is damaged. Nothing was changed in it.
+    /// The file is damaged. No job in it was changed.
     #[error("`{}` is damaged: {reason}", path.display())]
     Corrupt {
         /// The file.
@@ -83,6 +83,9 @@ impl RedbError {
         match error {
             ::redb::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
                 foreign(error.to_string())
+            }
+            ::redb::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Self::corrupt(path, "it ends too early")
             }
             ::redb::Error::Io(error) => Self::io(path, error),
             error @ ::redb::Error::PreviousIo => Self::io(path, io::Error::other(error)),

@@ -190,8 +190,8 @@ impl RedbStoreBuilder {
     }
 
     /// Sets whether the whole file is checked when it is opened. It is read once for that,
-    /// so it takes as long as the backlog is large. Unchecked, damage is found when it is
-    /// met.
+    /// so it takes as long as the backlog is large. Unchecked, damage may be met later, as
+    /// an error, or as a job with other bytes.
     ///
     /// # Default
     ///
@@ -264,7 +264,10 @@ impl RedbStoreBuilder {
                 match error.downcast::<RedbError>() {
                     Ok(error) => *error,
                     // A panic in redb, which it has for damage that it does not expect.
-                    Err(error) => RedbError::corrupt(&shared.path, describe(&*error)),
+                    Err(error) => match error.downcast_ref::<JobError>() {
+                        Some(error) => shared.error_of(error),
+                        None => RedbError::corrupt(&shared.path, describe(&*error)),
+                    },
                 }
             })?;
         let batcher = MicroBatch::builder(processor)

@@ -3,6 +3,7 @@
 mod conformance;
 mod drain;
 mod faulty;
+mod files;
 mod front;
 mod model;
 mod redb;
