@@ -49,8 +49,7 @@ impl SqliteStore {
                 return Err(error);
             }
         }
-        // Locks for writing at once: a transaction that reads first fails when it comes to
-        // write if another process has written meanwhile.
+        // A transaction has the lock before it looks at the clock, however long it waits.
         connection.set_transaction_behavior(TransactionBehavior::Immediate);
         Ok(Self {
             connection: Arc::new(Mutex::new(connection)),

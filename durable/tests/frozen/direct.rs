@@ -137,6 +137,26 @@ async fn a_lapsed_lease_is_lost_before_another_has_the_job_and_after() {
 }
 
 #[tokio::test]
+async fn a_lease_that_lapses_while_its_settlement_waits_for_the_lock_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, Duration::from_millis(500));
+    store.append(&[job("a")]).await.unwrap();
+    let lease = store.lease(1).await.unwrap().remove(0).lease;
+    let sql = rusqlite::Connection::open(folder.path().join("jobs.sqlite")).unwrap();
+    sql.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let settling = tokio::spawn(async move { store.settle(&[(lease, Verdict::Done)]).await });
+    let lapsed = "SELECT due <= unixepoch('subsec') * 1e6 FROM jobs";
+    while !sql
+        .query_one(lapsed, [], |row| row.get::<_, bool>(0))
+        .unwrap()
+    {
+        tokio::task::yield_now().await;
+    }
+    sql.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(settling.await.unwrap().unwrap(), [Settled::Lost]);
+}
+
+#[tokio::test]
 async fn an_extended_lease_outlives_its_first_time() {
     let folder = tempfile::tempdir().unwrap();
     // The one that extends holds for long, so that the test need not be quick.
