@@ -15,7 +15,10 @@ pub async fn retry_at_once<S: Store>(make_store: impl AsyncFn(&str) -> S) {
         settle_all(&store, &a, &retry(Duration::ZERO)).await;
         let both = lease_all(&store, 2).await;
         expect_seen(&both, &[("b", 1), ("a", 2)], "`b` was due before `a` was");
-        settle_all(&store, &both, &retry(Duration::ZERO)).await;
+        // One after the other: what becomes due by one call has no order.
+        for job in both.chunks(1) {
+            settle_all(&store, job, &retry(Duration::ZERO)).await;
+        }
         let mut store = reopen(store, &make_store, NAME).await;
         append_new(&store, &[job("c")]).await;
         let mut all = lease_all(&store, 3).await;

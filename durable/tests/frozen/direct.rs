@@ -29,13 +29,14 @@ fn dead(reason: &str) -> Verdict {
     }
 }
 
-// The suite of the crate; to be enabled once it is there:
-// #[tokio::test]
-// async fn conformance() {
-//     let folder = tempfile::tempdir().unwrap();
-//     let open = |name: &str| SqliteStore::open(folder.path().join(name), LONG).unwrap();
-//     microbatch_durable::conformance::run(|name| std::future::ready(open(name))).await;
-// }
+#[tokio::test]
+async fn it_passes_the_suite() {
+    let folder = tempfile::tempdir().unwrap();
+    // As long as the suite may have to wait for a lease to end.
+    let time = Duration::from_secs(2);
+    let open = |name: &str| SqliteStore::open(folder.path().join(name), time).unwrap();
+    microbatch_durable::conformance::run(async |name: &str| open(name)).await;
+}
 
 #[tokio::test]
 async fn each_verdict_does_what_it_says_and_its_lease_is_over() {
