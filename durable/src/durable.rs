@@ -18,6 +18,7 @@ use crate::codec::{Codec, Json};
 use crate::gather;
 use crate::job::{JobId, NewJob};
 use crate::outcome::{Appended, Refusal, describe};
+use crate::panics::catch;
 use crate::store::Store;
 
 /// How long the store's word on its backlog counts. Others may append to it as well.
@@ -328,10 +329,10 @@ fn encode<J, C: Codec<J>>(
     job: &J,
 ) -> Result<NewJob, Refusal> {
     id.check()?;
-    let payload: Bytes = codec.encode(job).map_err(|error| {
-        let reason = describe(&*error);
-        Refusal::Unencodable { reason }
-    })?;
+    let encode = || codec.encode(job).map_err(|error| describe(&*error));
+    let payload: Bytes = catch(encode)
+        .unwrap_or_else(|message| Err(format!("the codec panicked: {message}")))
+        .map_err(|reason| Refusal::Unencodable { reason })?;
     Ok(NewJob {
         id,
         codec: Arc::clone(codec_name),

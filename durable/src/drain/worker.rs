@@ -9,9 +9,7 @@
 //! - Whatever is leased belongs to a task of the tracker, which settles or releases it
 //!   also if the future of the loop is dropped.
 
-use std::any::Any;
 use std::error::Error;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -345,23 +343,4 @@ fn store_pauses() -> ExponentialBackoff {
         .with_jitter()
         .without_max_times()
         .build()
-}
-
-/// Calls user code. Returns the message of a panic.
-pub(super) fn catch<T>(call: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(call)).map_err(panic_message)
-}
-
-/// Returns the message of a panic, and drops the rest of it.
-pub(super) fn panic_message(panic: Box<dyn Any + Send>) -> String {
-    let message = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(message), _) => (*message).to_owned(),
-        (_, Some(message)) => message.clone(),
-        _ => "no message".to_owned(),
-    };
-    // The drop of a value that was thrown may panic in turn.
-    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-        std::mem::forget(second);
-    }
-    message
 }

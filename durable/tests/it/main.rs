@@ -6,3 +6,4 @@ mod faulty;
 mod front;
 mod model;
 mod redb;
+mod review;
