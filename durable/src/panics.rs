@@ -1,7 +1,10 @@
 //! Panics of users' code, caught.
 
 use std::any::Any;
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
 
 /// Calls user code. Returns the message of a panic.
 pub(crate) fn catch<T>(call: impl FnOnce() -> T) -> Result<T, String> {
@@ -20,4 +23,15 @@ pub(crate) fn panic_message(panic: Box<dyn Any + Send>) -> String {
         std::mem::forget(second);
     }
     message
+}
+
+/// Awaits a call of user code. Returns the message of a panic, after which the future is
+/// not polled again.
+pub(crate) async fn catch_async<F: Future>(call: impl FnOnce() -> F) -> Result<F::Output, String> {
+    let mut call = pin!(async move { call().await });
+    poll_fn(|cx| match catch(|| call.as_mut().poll(cx)) {
+        Ok(poll) => poll.map(Ok),
+        Err(message) => Poll::Ready(Err(message)),
+    })
+    .await
 }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
 use super::report::DrainReport;
-use super::worker::{Place, Shared, WrongCount};
+use super::worker::{Place, Shared, WrongCount, ask};
 use crate::codec::Codec;
 use crate::job::Leased;
 use crate::outcome::{IntoVerdict, Settled, Verdict, describe};
@@ -174,7 +174,7 @@ where
                 .map(|(at, job)| (at, job.lease.clone()))
                 .unzip();
             pause = period;
-            match self.store.extend(&leases).await {
+            match ask(|| self.store.extend(&leases)).await {
                 Ok(answers) if answers.len() == leases.len() => {
                     for (at, answer) in held.into_iter().zip(answers) {
                         lost[at] = answer == Settled::Lost;

@@ -24,6 +24,7 @@ use super::report::{DrainError, DrainReport, Drained};
 use crate::codec::Codec;
 use crate::job::Leased;
 use crate::outcome::{IntoVerdict, Settled, Verdict};
+use crate::panics::catch_async;
 use crate::store::Store;
 
 pub(super) type Backoff = dyn Fn(u32) -> Duration + Send + Sync;
@@ -230,7 +231,7 @@ where
     async fn lease(&self, max: usize) -> Vec<Leased<S::Lease>> {
         let mut pauses = store_pauses();
         loop {
-            match self.store.lease(max).await {
+            match ask(|| self.store.lease(max)).await {
                 Ok(leased) if leased.is_empty() => sleep(EMPTY_PAUSE).await,
                 Ok(leased) => return leased,
                 Err(error) => sleep(self.pause_after("lease", &error, &mut pauses)).await,
@@ -271,7 +272,7 @@ where
         let mut pauses = store_pauses();
         let mut repeated = false;
         loop {
-            let pause = match self.store.settle(verdicts).await {
+            let pause = match ask(|| self.store.settle(verdicts)).await {
                 Ok(mut answers) if answers.len() == verdicts.len() => {
                     // An earlier call may have settled what this one calls lost.
                     for answer in answers.iter_mut().filter(|_| repeated) {
@@ -325,6 +326,27 @@ where
 
     pub(super) fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a call of the store has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError<E> {
+    #[error(transparent)]
+    Failed(E),
+    #[error("the store panicked: {0}")]
+    Panicked(String),
+}
+
+/// Calls the store. A panic of it is one more error: the leases of a task that panicked
+/// would last as long as the process.
+pub(super) async fn ask<T, E, F>(call: impl FnOnce() -> F) -> Result<T, CallError<E>>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    match catch_async(call).await {
+        Ok(answer) => answer.map_err(CallError::Failed),
+        Err(message) => Err(CallError::Panicked(message)),
     }
 }
 

@@ -1,14 +1,15 @@
 //! Faults that a review found, one by one.
 
 use std::error::Error;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use microbatch::BatchProcessor;
 use microbatch_durable::{
-    Appended, CancellationToken, Codec, DeadLetters, Drain, DrainBuilder, Drained, Durable,
-    IntoVerdict, Json, MemoryStore, Refusal, Store, Verdict,
+    Appended, CancellationToken, Codec, DeadLetters, Depth, Drain, DrainBuilder, Drained, Durable,
+    IntoVerdict, Json, Leased, MemoryLease, MemoryStore, NewJob, Refusal, Settled, Store, Verdict,
 };
 use tokio::time::{sleep, timeout};
 
@@ -142,4 +143,120 @@ async fn a_store_in_memory_takes_the_longest_lease_time() {
     let processor = |jobs: Vec<u32>| async move { Ok::<_, String>(vec![(); jobs.len()]) };
     let drained = drain_all(&store, Drain::builder(store.clone(), processor)).await;
     assert_eq!(drained.done, 1);
+}
+
+/// What goes wrong in [`Odd`].
+#[derive(Clone, Copy, PartialEq)]
+enum Oddity {
+    LeasePanics,
+    SettlePanics,
+    ExtendPanics,
+    AppendLosesItsAnswer,
+}
+
+/// A store that goes wrong: with a panic in its first call, or in each append.
+struct Odd {
+    store: MemoryStore,
+    oddity: Oddity,
+    calls: AtomicUsize,
+}
+
+impl Odd {
+    fn new(store: &MemoryStore, oddity: Oddity) -> Self {
+        let (store, calls) = (store.clone(), AtomicUsize::new(0));
+        Self {
+            store,
+            oddity,
+            calls,
+        }
+    }
+
+    fn panic_first(&self, oddity: Oddity) {
+        let is_first = self.oddity == oddity && self.calls.fetch_add(1, Ordering::Relaxed) == 0;
+        assert!(!is_first, "the first call panics");
+    }
+}
+
+impl Store for Odd {
+    type Lease = MemoryLease;
+    type Error = std::io::Error;
+
+    async fn append(&self, jobs: &[NewJob]) -> Result<Vec<Appended>, Self::Error> {
+        let Ok(answers) = self.store.append(jobs).await;
+        match self.oddity {
+            Oddity::AppendLosesItsAnswer => Err(std::io::Error::other("no answer")),
+            _ => Ok(answers),
+        }
+    }
+
+    async fn lease(&self, max: usize) -> Result<Vec<Leased<MemoryLease>>, Self::Error> {
+        self.panic_first(Oddity::LeasePanics);
+        let Ok(leased) = self.store.lease(max).await;
+        Ok(leased)
+    }
+
+    async fn settle(
+        &self,
+        verdicts: &[(MemoryLease, Verdict)],
+    ) -> Result<Vec<Settled>, Self::Error> {
+        self.panic_first(Oddity::SettlePanics);
+        let Ok(answers) = self.store.settle(verdicts).await;
+        Ok(answers)
+    }
+
+    async fn extend(&self, leases: &[MemoryLease]) -> Result<Vec<Settled>, Self::Error> {
+        self.panic_first(Oddity::ExtendPanics);
+        let Ok(answers) = self.store.extend(leases).await;
+        Ok(answers)
+    }
+
+    fn lease_time(&self) -> Option<Duration> {
+        self.store.lease_time()
+    }
+
+    async fn depth(&self) -> Result<Depth, Self::Error> {
+        let Ok(depth) = self.store.depth().await;
+        Ok(depth)
+    }
+}
+
+/// A panic in `lease` ended the drain. One in `settle` ended a task unseen: its jobs were
+/// leased for as long as the process, and the drain said that all was well.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_panics_ends_no_drain_and_keeps_no_job() {
+    for oddity in [
+        Oddity::LeasePanics,
+        Oddity::SettlePanics,
+        Oddity::ExtendPanics,
+    ] {
+        let builder = MemoryStore::builder();
+        let store = match oddity {
+            Oddity::ExtendPanics => builder.lease_time(Duration::from_secs(30)).build(),
+            _ => builder.build(),
+        };
+        fill(&store, 0..10).await;
+        let processor = |jobs: Vec<u32>| async move {
+            sleep(Duration::from_secs(15)).await;
+            Ok::<_, String>(vec![(); jobs.len()])
+        };
+        let odd = Odd::new(&store, oddity);
+        let drained = drain_all(&store, Drain::builder(odd, processor)).await;
+        assert_eq!((drained.done, drained.store_errors), (10, 1));
+    }
+}
+
+/// An append whose answer was lost did not count, so for a second the backlog could grow
+/// beyond its limit.
+#[tokio::test(start_paused = true)]
+async fn appends_without_an_answer_count_in_the_backlog() {
+    let store = MemoryStore::new();
+    let front = Durable::<u32>::builder(Odd::new(&store, Oddity::AppendLosesItsAnswer))
+        .max_pending(3)
+        .build_running(CancellationToken::new())
+        .unwrap();
+    for job in 0..10 {
+        let submitted = front.submit(format!("{job}"), job);
+        let _ = timeout(Duration::from_millis(10), submitted).await;
+    }
+    assert_eq!(store.depth().await.unwrap().pending(), 3);
 }
