@@ -50,14 +50,15 @@ pub trait Codec<J>: Send + Sync + 'static {
     /// # Errors
     ///
     /// Whatever keeps the job from being written; its caller gets it as
-    /// [`Refusal::Unencodable`](crate::Refusal::Unencodable).
+    /// [`Refusal::Unencodable`](crate::Refusal::Unencodable), and a panic likewise.
     fn encode(&self, job: &J) -> Result<Bytes, Box<dyn Error + Send + Sync>>;
 
     /// Makes a job of bytes.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the bytes from being read; the job goes to the dead letters with it.
+    /// Whatever keeps the bytes from being read; the job goes to the dead letters with it,
+    /// as it does after a panic.
     fn decode(&self, payload: &[u8]) -> Result<J, Box<dyn Error + Send + Sync>>;
 }
 

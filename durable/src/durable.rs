@@ -18,6 +18,7 @@ use crate::codec::{Codec, Json};
 use crate::gather;
 use crate::job::{JobId, NewJob};
 use crate::outcome::{Appended, Refusal, describe};
+use crate::panics::catch;
 use crate::store::Store;
 
 /// How long the store's word on its backlog counts. Others may append to it as well.
@@ -328,10 +329,10 @@ fn encode<J, C: Codec<J>>(
     job: &J,
 ) -> Result<NewJob, Refusal> {
     id.check()?;
-    let payload: Bytes = codec.encode(job).map_err(|error| {
-        let reason = describe(&*error);
-        Refusal::Unencodable { reason }
-    })?;
+    let encode = || codec.encode(job).map_err(|error| describe(&*error));
+    let payload: Bytes = catch(encode)
+        .unwrap_or_else(|message| Err(format!("the codec panicked: {message}")))
+        .map_err(|reason| Refusal::Unencodable { reason })?;
     Ok(NewJob {
         id,
         codec: Arc::clone(codec_name),
@@ -389,7 +390,16 @@ impl<S: Store> BatchProcessor<Request, Appended> for Appender<S> {
                 Some(backlog) => backlog.wait_for_room(&*self.store, rest.len()).await?,
                 None => rest.len(),
             };
-            let outcomes = self.store.append(&rest[..part]).await?;
+            let outcomes = match self.store.append(&rest[..part]).await {
+                Ok(outcomes) => outcomes,
+                Err(error) => {
+                    // They may be in the store.
+                    if let Some(backlog) = &self.backlog {
+                        backlog.expire();
+                    }
+                    return Err(error);
+                }
+            };
             if let Some(backlog) = &self.backlog {
                 let new = outcomes.iter().filter(|outcome| **outcome == Appended::New);
                 backlog
@@ -417,7 +427,8 @@ impl<S: Store> BatchProcessor<Request, Appended> for Appender<S> {
 /// # Invariants
 ///
 /// `known` is at least the backlog, as long as nobody else appends: it is set to what the
-/// store says and raised by what is appended, and one batch at a time does either.
+/// store says and raised by what is appended, and one batch at a time does either. After an
+/// append that failed it may be less, and the store is asked before the next.
 struct Backlog {
     limit: u64,
     known: AtomicU64,
@@ -447,6 +458,11 @@ impl Backlog {
     fn is_stale(&self) -> bool {
         let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         asked.is_none_or(|asked| asked.elapsed() >= BACKLOG_AGE)
+    }
+
+    /// Has the store asked before the next append.
+    fn expire(&self) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     async fn refresh<S: Store>(&self, store: &S) -> Result<(), S::Error> {

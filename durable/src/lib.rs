@@ -24,6 +24,7 @@ mod gather;
 mod job;
 mod memory;
 mod outcome;
+mod panics;
 #[cfg(feature = "redb")]
 mod redb;
 mod store;

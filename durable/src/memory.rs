@@ -121,7 +121,9 @@ impl MemoryStore {
 
     /// Sets the store's clock forward.
     pub fn advance(&self, by: Duration) {
-        self.inner.lock().ahead += by;
+        let mut state = self.inner.lock();
+        state.ahead = state.ahead.saturating_add(by).min(FAR);
+        drop(state);
         self.inner.changed.notify_waiters();
     }
 
@@ -325,7 +327,7 @@ impl State {
             }
             Verdict::Retry { after, .. } if after.is_zero() => self.queue(seq),
             Verdict::Retry { after, .. } => {
-                let due = now.checked_add(*after).unwrap_or(now + FAR);
+                let due = later(now, *after);
                 self.delayed.insert((due, seq));
             }
             Verdict::Dead { reason } => {
@@ -379,6 +381,10 @@ impl State {
 /// Later than any process lasts.
 const FAR: Duration = Duration::from_secs(86_400 * 365 * 30);
 
+fn later(now: Instant, by: Duration) -> Instant {
+    now + by.min(FAR)
+}
+
 /// The number of a lease that no other lease of this process has.
 pub(crate) fn next_lease() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -415,7 +421,7 @@ impl Store for MemoryStore {
             changed.as_mut().enable();
             let next = {
                 let (mut state, now) = self.inner.at_present();
-                let until = self.inner.options.lease_time.map(|time| now + time);
+                let until = self.inner.options.lease_time.map(|time| later(now, time));
                 let leased = state.lease(max.max(1), until);
                 if !leased.is_empty() {
                     return Ok(leased);
@@ -450,7 +456,7 @@ impl Store for MemoryStore {
 
     async fn extend(&self, leases: &[MemoryLease]) -> Result<Vec<Settled>, Infallible> {
         let (mut state, now) = self.inner.at_present();
-        let until = self.inner.options.lease_time.map(|time| now + time);
+        let until = self.inner.options.lease_time.map(|time| later(now, time));
         let extend = |lease: &MemoryLease| {
             let State { leases, lapses, .. } = &mut *state;
             let Some(held) = leases.get_mut(&lease.0) else {

@@ -118,7 +118,7 @@ pub enum Settled {
 /// assert!(matches!("7x".parse::<u8>().into_verdict(1), Verdict::Retry { .. }));
 /// ```
 pub trait IntoVerdict {
-    /// Makes the verdict. `attempt` counts from 1.
+    /// Makes the verdict. `attempt` counts from 1. A panic counts as `Retry`.
     fn into_verdict(self, attempt: u32) -> Verdict;
 }
 

@@ -10,10 +10,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
 use super::report::DrainReport;
-use super::worker::{Place, Shared, WrongCount, catch, panic_message};
+use super::worker::{Place, Shared, WrongCount, ask};
 use crate::codec::Codec;
 use crate::job::Leased;
 use crate::outcome::{IntoVerdict, Settled, Verdict, describe};
+use crate::panics::{catch, panic_message};
 use crate::store::Store;
 
 /// What a backoff that panics counts as.
@@ -116,7 +117,12 @@ where
         }
         let open = verdicts.iter_mut().filter(|verdict| verdict.is_none());
         for (verdict, result) in open.zip(results) {
-            *verdict = Some(result.into_verdict(attempt));
+            // The others are processed, whatever this one does.
+            let said = catch(|| result.into_verdict(attempt));
+            *verdict = Some(said.unwrap_or_else(|message| Verdict::Retry {
+                after: Duration::ZERO,
+                reason: format!("its verdict panicked: {message}"),
+            }));
         }
         Outcome::Processed(verdicts, None)
     }
@@ -131,8 +137,14 @@ where
                 C::NAME,
             ));
         }
-        let decoded = self.codec.decode(payload);
-        decoded.map_err(|error| format!("cannot be decoded as `{codec}`: {}", describe(&*error)))
+        let decode = || {
+            self.codec
+                .decode(payload)
+                .map_err(|error| describe(&*error))
+        };
+        let decoded =
+            catch(decode).unwrap_or_else(|message| Err(format!("the codec panicked: {message}")));
+        decoded.map_err(|reason| format!("cannot be decoded as `{codec}`: {reason}"))
     }
 
     /// Ends the processing. What was done in the same moment counts.
@@ -162,7 +174,7 @@ where
                 .map(|(at, job)| (at, job.lease.clone()))
                 .unzip();
             pause = period;
-            match self.store.extend(&leases).await {
+            match ask(|| self.store.extend(&leases)).await {
                 Ok(answers) if answers.len() == leases.len() => {
                     for (at, answer) in held.into_iter().zip(answers) {
                         lost[at] = answer == Settled::Lost;

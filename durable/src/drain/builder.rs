@@ -29,6 +29,10 @@ use crate::store::Store;
 ///   know before a lease that the last attempt of a job is among it. If other batches are
 ///   in the processor then, the job is put back; if one of them ends the process in that
 ///   very moment, the attempt counts.)
+/// - All this holds within one drain. What another drain processes in the same process is
+///   company that it does not know of: if it ends the process, attempts count in both.
+/// - A drain leases whatever is in its store, so jobs of two types need two stores: what it
+///   cannot decode goes to the dead letters.
 /// - Jobs are leased in the order in which they were appended, as far as none is retried
 ///   and `max_in_flight` is 1.
 /// - While a batch is processed, its leases are extended at each third of their time. A
@@ -126,8 +130,9 @@ where
     /// `shutdown_timeout` for the batches in flight, and gives back the jobs of those that
     /// are not done, this attempt not counted.
     ///
-    /// An error of the store ends no drain: every call is repeated with a growing pause,
-    /// logged and counted.
+    /// An error or a panic of the store ends no drain: every call is repeated with a
+    /// growing pause, logged and counted. This holds for a store that was closed as well, so
+    /// cancel the drain before.
     ///
     /// # Errors
     ///

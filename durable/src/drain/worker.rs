@@ -9,9 +9,7 @@
 //! - Whatever is leased belongs to a task of the tracker, which settles or releases it
 //!   also if the future of the loop is dropped.
 
-use std::any::Any;
 use std::error::Error;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +24,7 @@ use super::report::{DrainError, DrainReport, Drained};
 use crate::codec::Codec;
 use crate::job::Leased;
 use crate::outcome::{IntoVerdict, Settled, Verdict};
+use crate::panics::catch_async;
 use crate::store::Store;
 
 pub(super) type Backoff = dyn Fn(u32) -> Duration + Send + Sync;
@@ -232,7 +231,7 @@ where
     async fn lease(&self, max: usize) -> Vec<Leased<S::Lease>> {
         let mut pauses = store_pauses();
         loop {
-            match self.store.lease(max).await {
+            match ask(|| self.store.lease(max)).await {
                 Ok(leased) if leased.is_empty() => sleep(EMPTY_PAUSE).await,
                 Ok(leased) => return leased,
                 Err(error) => sleep(self.pause_after("lease", &error, &mut pauses)).await,
@@ -273,7 +272,7 @@ where
         let mut pauses = store_pauses();
         let mut repeated = false;
         loop {
-            let pause = match self.store.settle(verdicts).await {
+            let pause = match ask(|| self.store.settle(verdicts)).await {
                 Ok(mut answers) if answers.len() == verdicts.len() => {
                     // An earlier call may have settled what this one calls lost.
                     for answer in answers.iter_mut().filter(|_| repeated) {
@@ -330,6 +329,27 @@ where
     }
 }
 
+/// Why a call of the store has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError<E> {
+    #[error(transparent)]
+    Failed(E),
+    #[error("the store panicked: {0}")]
+    Panicked(String),
+}
+
+/// Calls the store. A panic of it is one more error: the leases of a task that panicked
+/// would last as long as the process.
+pub(super) async fn ask<T, E, F>(call: impl FnOnce() -> F) -> Result<T, CallError<E>>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    match catch_async(call).await {
+        Ok(answer) => answer.map_err(CallError::Failed),
+        Err(message) => Err(CallError::Panicked(message)),
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("the store answered {answers} times for {jobs} jobs")]
 pub(super) struct WrongCount {
@@ -345,23 +365,4 @@ fn store_pauses() -> ExponentialBackoff {
         .with_jitter()
         .without_max_times()
         .build()
-}
-
-/// Calls user code. Returns the message of a panic.
-pub(super) fn catch<T>(call: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(call)).map_err(panic_message)
-}
-
-/// Returns the message of a panic, and drops the rest of it.
-pub(super) fn panic_message(panic: Box<dyn Any + Send>) -> String {
-    let message = match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(message), _) => (*message).to_owned(),
-        (_, Some(message)) => message.clone(),
-        _ => "no message".to_owned(),
-    };
-    // The drop of a value that was thrown may panic in turn.
-    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-        std::mem::forget(second);
-    }
-    message
 }

@@ -7,7 +7,7 @@
 //!   until the deduplication window has passed.
 //! - The line is ordered by place. A new job's place is its number; a job that is tried
 //!   again gets a new place when it becomes due, one that is released its old one.
-//! - Only delays depend on the clock.
+//! - Only delays and the deduplication window depend on the clock.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

@@ -7,3 +7,4 @@ mod files;
 mod front;
 mod model;
 mod redb;
+mod review;
