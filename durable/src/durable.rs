@@ -98,7 +98,8 @@ impl<J: Send + 'static> Durable<J> {
     ///
     /// Those of any [`JobHandle`]. [`JobError::Failed`] has the store's error, after which
     /// nothing is known; [`JobError::Abandoned`] says the same. Submit the job again under
-    /// the same id: it is appended once.
+    /// the same id: it is appended once, as long as it lives and for the store's
+    /// deduplication window after.
     pub fn submit(&self, id: impl Into<JobId>, job: J) -> JobHandle<Appended> {
         self.batcher.submit(self.request(id.into(), &job))
     }

@@ -76,7 +76,8 @@ pub enum Verdict {
     /// not counted.
     Release,
     /// The processor has settled it itself, together with its effects. The store does
-    /// nothing.
+    /// nothing, so the job of a processor that has not stays leased until its lease ends;
+    /// `MemoryStore` and `RedbStore` have no such way to settle.
     Settled,
 }
 

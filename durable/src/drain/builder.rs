@@ -251,7 +251,8 @@ impl<S, J, R, P, C> DrainBuilder<S, J, R, P, C> {
     }
 
     /// Sets what is called with each batch once it is settled. It runs on async threads
-    /// and should be quick; a panic in it is logged.
+    /// and should be quick; a panic in it is logged. Jobs that are dead because they were
+    /// delivered too often are in no batch.
     ///
     /// # Default
     ///

@@ -126,7 +126,8 @@ impl OpenFile {
         let path = &*shared.path;
         let mut builder = ::redb::Builder::new();
         builder.set_cache_size(shared.options.cache_size);
-        builder.set_check_integrity_on_open(shared.options.check_integrity);
+        // Not after each error: while the disk is full, that is each call.
+        builder.set_check_integrity_on_open(shared.options.check_integrity && !shared.opened());
         let on_repair = Arc::clone(&shared.options.on_repair);
         let shown = path.to_owned();
         builder.set_repair_callback(move |repair| {

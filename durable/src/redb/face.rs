@@ -189,7 +189,7 @@ impl RedbStoreBuilder {
         self
     }
 
-    /// Sets whether the whole file is checked when it is opened. It is read once for that,
+    /// Sets whether the whole file is checked when the store is opened. It is read once for that,
     /// so it takes as long as the backlog is large. Unchecked, damage may be met later, as
     /// an error, or as a job with other bytes.
     ///
