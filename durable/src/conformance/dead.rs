@@ -194,6 +194,13 @@ pub async fn revive<S: DeadLetters>(make_store: impl AsyncFn(&str) -> S) {
             again.iter().all(|answer| *answer == Appended::Duplicate),
             "done after they were revived, or dead; `append` answered {again:?}"
         );
+        let mut leased = Box::pin(lease(&store, 3));
+        if let Poll::Ready(leased) = poll_once(leased.as_mut()).await {
+            panic!("no job is due, and `lease` gave {:?}", seen(&leased));
+        }
+        let answers = expect(store.revive(&["b".into()]).await, "revive");
+        expect_answers(answers, &[true], "revive");
+        expect_seen(&leased.await, &[("b", 1)], "revived while `lease` waits");
         store.close().await;
     })
     .await;

@@ -2,14 +2,16 @@
 //! drained, retried and settled over answers that are late, missing or lost.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backon::ConstantBuilder;
 use microbatch::BatchProcessor;
 use microbatch_durable::{
-    CancellationToken, DeadLetters, Drain, Durable, Faulty, FaultyError, MemoryStore, NewJob,
-    RedbStore, Settled, Store, Verdict, conformance,
+    Appended, CancellationToken, DeadLetters, Depth, Drain, Drained, Durable, Faulty, FaultyError,
+    Leased, MemoryStore, NewJob, RedbStore, Settled, Store, Verdict, conformance,
 };
 use tokio::time::{sleep, timeout};
 
@@ -351,4 +353,127 @@ async fn a_drain_over_a_file_that_fails() {
         round(Faulty::new(store.clone(), seed), seed).await;
         store.close().await;
     }
+}
+
+/// A store the first calls of which fail: an extension that is not done, or a settlement
+/// whose answer is lost.
+#[derive(Clone)]
+struct FailsFirst {
+    store: MemoryStore,
+    extension: Arc<AtomicBool>,
+    settlement: Arc<AtomicBool>,
+}
+
+impl FailsFirst {
+    fn new(store: &MemoryStore, extension: bool, settlement: bool) -> Self {
+        Self {
+            store: store.clone(),
+            extension: Arc::new(extension.into()),
+            settlement: Arc::new(settlement.into()),
+        }
+    }
+}
+
+impl Store for FailsFirst {
+    type Lease = <MemoryStore as Store>::Lease;
+    type Error = FaultyError<Infallible>;
+
+    async fn append(&self, jobs: &[NewJob]) -> Result<Vec<Appended>, Self::Error> {
+        self.store.append(jobs).await.map_err(FaultyError::Store)
+    }
+
+    async fn lease(&self, max: usize) -> Result<Vec<Leased<Self::Lease>>, Self::Error> {
+        self.store.lease(max).await.map_err(FaultyError::Store)
+    }
+
+    async fn settle(
+        &self,
+        verdicts: &[(Self::Lease, Verdict)],
+    ) -> Result<Vec<Settled>, Self::Error> {
+        let answers = self
+            .store
+            .settle(verdicts)
+            .await
+            .map_err(FaultyError::Store)?;
+        match self.settlement.swap(false, Ordering::Relaxed) {
+            true => Err(FaultyError::Injected),
+            false => Ok(answers),
+        }
+    }
+
+    async fn extend(&self, leases: &[Self::Lease]) -> Result<Vec<Settled>, Self::Error> {
+        match self.extension.swap(false, Ordering::Relaxed) {
+            true => Err(FaultyError::Injected),
+            false => self.store.extend(leases).await.map_err(FaultyError::Store),
+        }
+    }
+
+    fn lease_time(&self) -> Option<Duration> {
+        self.store.lease_time()
+    }
+
+    async fn depth(&self) -> Result<Depth, Self::Error> {
+        self.store.depth().await.map_err(FaultyError::Store)
+    }
+}
+
+/// Drains one job whose processing is `process`.
+async fn drain_one<F>(store: FailsFirst, process: impl Fn() -> F + Send + Sync + 'static) -> Drained
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    store.append(&[job("1")]).await.unwrap();
+    let processor = move |jobs: Vec<u32>| {
+        let processed = process();
+        async move {
+            processed.await;
+            Ok::<_, String>(vec![(); jobs.len()])
+        }
+    };
+    let cancel = CancellationToken::new();
+    let drain = Drain::builder(store.clone(), processor).build().unwrap();
+    let drain = tokio::spawn(drain.run(cancel.clone()));
+    let empty = async {
+        while store.depth().await.unwrap().pending() > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(10_000), empty)
+        .await
+        .expect("the store becomes empty");
+    cancel.cancel();
+    drain.await.unwrap().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_extension_that_failed_is_repeated_while_the_lease_holds() {
+    let store = MemoryStore::builder()
+        .lease_time(Duration::from_secs(30))
+        .build();
+    let store = FailsFirst::new(&store, true, false);
+    let drained = drain_one(store, || sleep(Duration::from_secs(200))).await;
+    assert_eq!((drained.done, drained.lost), (1, 0));
+    assert_eq!((drained.batches, drained.store_errors), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settlement_whose_answer_was_lost_is_neither_done_nor_lost() {
+    let store = FailsFirst::new(&MemoryStore::new(), false, true);
+    let drained = drain_one(store, async || ()).await;
+    assert_eq!((drained.done, drained.lost, drained.unknown), (0, 0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_done_on_a_lost_lease_is_not_counted_as_done() {
+    let store = MemoryStore::new();
+    let first = AtomicBool::new(true);
+    let restarted = store.clone();
+    let process = move || {
+        if first.swap(false, Ordering::Relaxed) {
+            restarted.restart();
+        }
+        std::future::ready(())
+    };
+    let drained = drain_one(FailsFirst::new(&store, false, false), process).await;
+    assert_eq!((drained.done, drained.lost, drained.batches), (1, 1, 2));
 }

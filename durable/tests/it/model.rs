@@ -1,7 +1,12 @@
 //! A store answers as a simple model of it does, whatever is done in which order.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::Duration;
 
 use microbatch_durable::{
@@ -10,9 +15,13 @@ use microbatch_durable::{
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 const IDS: u8 = 6;
 const HOUR: Duration = Duration::from_secs(3600);
+
+/// A case that takes longer hangs. The longest ones take about a second.
+const CASE_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a job waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -359,10 +368,16 @@ fn job(number: u8) -> NewJob {
     }
 }
 
-/// Does each step to both, and compares each answer.
-async fn compare<S: Subject>(mut subject: S, mut model: Model, steps: Vec<Step>) {
+/// Does each step to both, and compares each answer. `reached` is the step it is at.
+async fn compare<S: Subject>(
+    mut subject: S,
+    mut model: Model,
+    steps: Vec<Step>,
+    reached: &AtomicUsize,
+) {
     let mut leases: Vec<<S::Store as Store>::Lease> = Vec::new();
-    for step in steps {
+    for (at, step) in steps.into_iter().enumerate() {
+        reached.store(at, Ordering::Relaxed);
         let store = subject.store();
         match step.clone() {
             Step::Append(ids) => {
@@ -458,27 +473,45 @@ fn counts(depth: Depth) -> [usize; 4] {
     [depth.ready, depth.leased, depth.delayed, depth.dead].map(|count| count as usize)
 }
 
-fn block_on(test: impl Future<Output = ()>, is_paused: bool) {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(is_paused)
-        .build()
-        .unwrap()
-        .block_on(test);
+/// Runs a case on a thread of its own, so that one that hangs fails and is printed.
+fn within_limit(
+    steps: Vec<Step>,
+    is_paused: bool,
+    case: impl AsyncFnOnce(Vec<Step>, &AtomicUsize) + Send + 'static,
+) {
+    let reached = Arc::new(AtomicUsize::new(0));
+    let (ended, end) = mpsc::channel::<()>();
+    let thread = thread::spawn({
+        let (steps, reached) = (steps.clone(), Arc::clone(&reached));
+        move || {
+            let _ended_on_drop = ended;
+            tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(is_paused)
+                .build()
+                .unwrap()
+                .block_on(case(steps, &reached));
+        }
+    });
+    if end.recv_timeout(CASE_LIMIT) == Err(RecvTimeoutError::Timeout) {
+        let at = reached.load(Ordering::Relaxed);
+        panic!("it hangs at step {at} of {steps:#?}");
+    }
+    if let Err(panic) = thread.join() {
+        resume_unwind(panic);
+    }
 }
 
 fn compare_memory(lease_time: Option<Duration>, steps: Vec<Step>) {
-    block_on(
-        async {
-            let dedup_window = Duration::from_secs(20);
-            let mut builder = MemoryStore::builder().dedup_window(dedup_window);
-            if let Some(time) = lease_time {
-                builder = builder.lease_time(time);
-            }
-            compare(builder.build(), Model::new(lease_time, dedup_window), steps).await;
-        },
-        true,
-    );
+    within_limit(steps, true, async move |steps, reached| {
+        let dedup_window = Duration::from_secs(20);
+        let mut builder = MemoryStore::builder().dedup_window(dedup_window);
+        if let Some(time) = lease_time {
+            builder = builder.lease_time(time);
+        }
+        let model = Model::new(lease_time, dedup_window);
+        compare(builder.build(), model, steps, reached).await;
+    });
 }
 
 proptest! {
@@ -495,30 +528,36 @@ proptest! {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig {
-        // Each step is on the disk.
-        cases: ProptestConfig::default().cases.div_ceil(16),
-        max_shrink_iters: 200,
+/// With a clock that stands still: what is delayed is so for an hour.
+#[test]
+fn a_file() {
+    let config = ProptestConfig::default();
+    let config = ProptestConfig {
+        // Each step is on the disk: a case takes a tenth of a second.
+        cases: config.cases.div_ceil(16),
+        max_shrink_iters: config.max_shrink_iters.min(200),
+        // Each case that hangs takes its limit.
+        max_shrink_time: 180_000,
         failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
-
-    /// With a clock that stands still: what is delayed is so for an hour.
-    #[test]
-    fn a_file(
-        steps in steps(),
-        dedup_window in prop_oneof![Just(Duration::ZERO), Just(HOUR)],
-    ) {
+        ..config
+    };
+    let windows = prop_oneof![Just(Duration::ZERO), Just(HOUR)];
+    // Not by the macro, with which `PROPTEST_CASES` goes before the number above.
+    let outcome = TestRunner::new(config).run(&(steps(), windows), |(steps, dedup_window)| {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("jobs.redb");
-        block_on(
-            async {
-                let subject = InFile::open(&path, dedup_window).await;
-                compare(subject, Model::new(None, dedup_window), delayed_for_long(steps)).await;
-            },
+        within_limit(
+            delayed_for_long(steps),
             false,
+            async move |steps, reached| {
+                let subject = InFile::open(&path, dedup_window).await;
+                compare(subject, Model::new(None, dedup_window), steps, reached).await;
+            },
         );
+        Ok(())
+    });
+    if let Err(failure) = outcome {
+        panic!("{failure}");
     }
 }
 
