@@ -47,7 +47,7 @@ impl App {
         let inserts =
             metrics.of(|| batch_inserts(Arc::clone(&store), Arc::clone(&batches), stop.clone()))?;
         let loads = metrics.of(|| batch_loads(Arc::clone(&store), stop.clone()))?;
-        let later = Later::start(Arc::clone(&store), jobs, stop.clone()).await?;
+        let later = Later::start(Arc::clone(&store), jobs, &metrics, stop.clone()).await?;
         let (sender, samples) = watch::channel(Arc::default());
         let app = Arc::new(Self {
             row_by_row: RowByRow::new(store),

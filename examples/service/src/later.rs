@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use crate::error::ServiceError;
 use crate::flight::Flight;
 use crate::meter::Meter;
+use crate::metrics::Metrics;
 use crate::store::Store;
 
 /// Jobs that wait on disk before callers are refused.
@@ -57,16 +58,19 @@ impl Later {
     pub async fn start(
         store: Arc<Store>,
         jobs: RedbStore,
+        metrics: &Metrics,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         let depth = jobs.depth().await.context("cannot read the jobs")?;
         let counts = Arc::new(Counts {
             on_disk: AtomicI64::new(depth.pending().cast_signed()),
         });
-        let front = Durable::builder(jobs.clone())
-            .name("later")
-            .max_pending(MOST_WAITING)
-            .build_running(stop.clone())?;
+        let front = metrics.of(|| {
+            Durable::builder(jobs.clone())
+                .name("later")
+                .max_pending(MOST_WAITING)
+                .build_running(stop.clone())
+        })?;
         let insert = move |jobs: Vec<Job>| {
             let store = Arc::clone(&store);
             async move {
