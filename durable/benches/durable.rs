@@ -165,7 +165,7 @@ async fn submits(
         let name = match (callers, ids) {
             (1, _) => "1 caller".to_owned(),
             (_, Ids::Ascending) => format!("{callers} callers"),
-            (_, Ids::Random) => format!("{callers} callers, ids at random"),
+            (_, Ids::Random) => format!("{callers} callers, random ids"),
         };
         ways.push(way(
             name,
@@ -449,24 +449,24 @@ fn picture(rows: &[(String, f64)]) -> String {
     let height = 60 + 34 * rows.len();
     let most = rows.iter().map(|row| row.1).fold(1.0, f64::max);
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"720\" height=\"{height}\" \
-         viewBox=\"0 0 720 {height}\" role=\"img\"><title>Durable submits a second by number of \
-         callers</title><style>{STYLE}</style><rect class=\"bg\" width=\"720\" \
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"440\" height=\"{height}\" \
+         viewBox=\"0 0 440 {height}\" role=\"img\"><title>Durable submits a second by number of \
+         callers</title><style>{STYLE}</style><rect class=\"bg\" width=\"440\" \
          height=\"{height}\"/><text class=\"title\" x=\"16\" y=\"28\">Durable submits a second</text>",
     );
     let by_hand = rows[0].1;
     for (at, (name, rate)) in rows.iter().enumerate() {
         let y = 48 + 34 * at;
-        let width = (360.0 * rate / most).max(1.0);
+        let width = (130.0 * rate / most).max(1.0);
         let class = if at == 0 { " class=\"hand\"" } else { "" };
         let label = if at == 0 { "a commit a job" } else { name };
         let _ = write!(
             svg,
-            "<text x=\"16\" y=\"{}\">{label}</text><rect{class} x=\"212\" y=\"{y}\" \
+            "<text x=\"16\" y=\"{}\">{label}</text><rect{class} x=\"196\" y=\"{y}\" \
              width=\"{width:.0}\" height=\"22\" rx=\"3\"/><text x=\"{:.0}\" y=\"{}\">{rate:.0} \
              ({:.0} ×)</text>",
             y + 16,
-            222.0 + width,
+            204.0 + width,
             y + 16,
             rate / by_hand,
         );
