@@ -32,6 +32,30 @@ use crate::outcome::{Appended, Settled, Verdict};
 /// An error of any method says that nothing is known: it may have happened. Every method
 /// may be repeated: ids keep an append from happening twice, leases a settlement. What
 /// the first call settled, the second calls [`Lost`](Settled::Lost).
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{MemoryStore, Settled, Store, Verdict};
+///
+/// # fn job(id: &str) -> microbatch_durable::NewJob {
+/// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+/// # }
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// async fn finish_one<S: Store>(store: &S) -> Result<Settled, S::Error> {
+///     let leased = store.lease(1).await?.remove(0);
+///     // What the job says is done here.
+///     Ok(store.settle(&[(leased.lease, Verdict::Done)]).await?.remove(0))
+/// }
+///
+/// let store = MemoryStore::new();
+/// store.append(&[job("a")]).await?;
+/// assert_eq!(finish_one(&store).await?, Settled::Held);
+/// assert_eq!(store.depth().await?.pending(), 0);
+/// # Ok(())
+/// # }
+/// ```
 pub trait Store: Send + Sync + 'static {
     /// One delivery of one job; a later delivery of the same job is another lease.
     type Lease: Clone + Debug + Send + Sync + 'static;
@@ -183,6 +207,23 @@ pub trait Store: Send + Sync + 'static {
 
     /// Gives back what the store holds, such as the lock of a file, so that it can be
     /// opened again. By default there is nothing to give back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{RedbStore, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("jobs.redb");
+    /// let store = RedbStore::open(&path).await?;
+    /// store.close().await;
+    /// let again = RedbStore::open(&path).await?; // not in use any longer
+    /// again.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     fn close(&self) -> impl Future<Output = ()> + Send {
         async {}
     }
