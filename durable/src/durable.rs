@@ -141,6 +141,22 @@ impl<J: Send + 'static> Durable<J> {
     ///
     /// Gives id and job back: [`Full`](TrySubmitError::Full) if the backlog or the queue
     /// is full, [`Closed`](TrySubmitError::Closed) after the end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{Appended, CancellationToken, Durable, MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let numbers = Durable::<u32>::builder(MemoryStore::new()).build_running(CancellationToken::new())?;
+    /// assert_eq!(numbers.try_submit("a", 1)?.await?, Appended::New);
+    /// numbers.shutdown().await?;
+    /// let refused = numbers.try_submit("b", 2).unwrap_err();
+    /// assert!(matches!(refused, microbatch::TrySubmitError::Closed((_, 2)))); // given back
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn try_submit(
         &self,
         id: impl Into<JobId>,

@@ -307,6 +307,33 @@ impl<S, J, R, P, C> DrainBuilder<S, J, R, P, C> {
     /// # Default
     ///
     /// None.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{CancellationToken, Drain, MemoryStore, Store};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// store.append(&[job("a")]).await?;
+    /// let stop = CancellationToken::new();
+    /// let at_end = stop.clone();
+    /// let drain = Drain::builder(store, |jobs: Vec<u32>| async move {
+    ///     Ok::<_, String>(vec![(); jobs.len()])
+    /// })
+    /// .on_batch(move |batch| {
+    ///     assert_eq!((batch.size, batch.done, batch.error), (1, 1, None));
+    ///     at_end.cancel();
+    /// })
+    /// .build()?;
+    /// assert_eq!(drain.run(stop).await?.batches, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn on_batch(mut self, hook: impl Fn(&DrainReport<'_>) + Send + Sync + 'static) -> Self {
         self.on_batch = Some(Box::new(hook));
         self

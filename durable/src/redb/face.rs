@@ -126,6 +126,22 @@ impl RedbStore {
     }
 
     /// Starts to build one with other options.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{RedbStore, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("jobs.redb");
+    /// let store = RedbStore::builder().check_integrity(false).open(&path).await?;
+    /// store.close().await;
+    /// assert!(path.exists());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn builder() -> RedbStoreBuilder {
         RedbStoreBuilder {
             options: Options {
@@ -217,6 +233,29 @@ impl RedbStoreBuilder {
     /// # Default
     ///
     /// 2 minutes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use microbatch_durable::{Appended, RedbStore, Store, Verdict};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("jobs.redb");
+    /// let store = RedbStore::builder().dedup_window(Duration::ZERO).open(&path).await?;
+    /// store.append(&[job("a")]).await?;
+    /// let lease = store.lease(1).await?.remove(0).lease;
+    /// store.settle(&[(lease, Verdict::Done)]).await?;
+    /// assert_eq!(store.append(&[job("a")]).await?, [Appended::New]); // the id is free
+    /// store.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn dedup_window(mut self, window: Duration) -> Self {
         self.options.dedup_window = window;
         self
@@ -291,6 +330,22 @@ impl RedbStoreBuilder {
     /// # Panics
     ///
     /// Outside a Tokio runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{RedbError, RedbStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("jobs.redb");
+    /// let nowhere = path.join("no").join("folder");
+    /// let error = RedbStore::builder().open(&nowhere).await.unwrap_err();
+    /// assert!(matches!(error, RedbError::Io { .. }));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn open(self, path: impl AsRef<Path>) -> Result<RedbStore, RedbError> {
         let path = path.as_ref().to_owned();
         let file = path.clone();
