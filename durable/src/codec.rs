@@ -51,6 +51,15 @@ pub trait Codec<J>: Send + Sync + 'static {
     ///
     /// Whatever keeps the job from being written; its caller gets it as
     /// [`Refusal::Unencodable`](crate::Refusal::Unencodable), and a panic likewise.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{Codec, Json};
+    ///
+    /// let bytes = Json.encode(&vec![1, 2]).unwrap();
+    /// assert_eq!(bytes, "[1,2]");
+    /// ```
     fn encode(&self, job: &J) -> Result<Bytes, Box<dyn Error + Send + Sync>>;
 
     /// Makes a job of bytes.
@@ -59,11 +68,32 @@ pub trait Codec<J>: Send + Sync + 'static {
     ///
     /// Whatever keeps the bytes from being read; the job goes to the dead letters with it,
     /// as it does after a panic.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{Codec, Json};
+    ///
+    /// let job: Vec<u32> = Json.decode(b"[1,2]").unwrap();
+    /// assert_eq!(job, [1, 2]);
+    /// let error = Codec::<Vec<u32>>::decode(&Json, b"[1,").unwrap_err();
+    /// assert!(error.to_string().starts_with("EOF"));
+    /// ```
     fn decode(&self, payload: &[u8]) -> Result<J, Box<dyn Error + Send + Sync>>;
 }
 
 /// JSON by `serde_json`, the default: it can be read without the type, and fields may be
 /// added (`#[serde(default)]`) while old jobs wait. Its name is `json`.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{Codec, Json};
+///
+/// assert_eq!(<Json as Codec<String>>::NAME, "json");
+/// let bytes = Json.encode(&"hello".to_owned()).unwrap();
+/// assert_eq!(bytes, "\"hello\"");
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Json;
 

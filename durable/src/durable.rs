@@ -75,6 +75,19 @@ impl<J> Clone for Durable<J> {
 impl<J: Send + 'static> Durable<J> {
     /// Starts to build one over this store. Jobs are encoded as [`Json`] unless another
     /// codec is chosen.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{Appended, CancellationToken, Durable, MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let numbers = Durable::<u32>::builder(MemoryStore::new()).build_running(CancellationToken::new())?;
+    /// assert_eq!(numbers.submit("a", 1).await?, Appended::New);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn builder<S: Store>(store: S) -> DurableBuilder<J, S, Json> {
         DurableBuilder {
             store,
@@ -100,6 +113,21 @@ impl<J: Send + 'static> Durable<J> {
     /// nothing is known; [`JobError::Abandoned`] says the same. Submit the job again under
     /// the same id: it is appended once, as long as it lives and for the store's
     /// deduplication window after.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{Appended, CancellationToken, Durable, MemoryStore, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// let numbers = Durable::<u32>::builder(store.clone()).build_running(CancellationToken::new())?;
+    /// assert_eq!(numbers.submit("a", 7).await?, Appended::New);
+    /// assert_eq!(store.lease(1).await?[0].payload, "7");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn submit(&self, id: impl Into<JobId>, job: J) -> JobHandle<Appended> {
         self.batcher.submit(self.request(id.into(), &job))
     }
@@ -113,6 +141,22 @@ impl<J: Send + 'static> Durable<J> {
     ///
     /// Gives id and job back: [`Full`](TrySubmitError::Full) if the backlog or the queue
     /// is full, [`Closed`](TrySubmitError::Closed) after the end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{Appended, CancellationToken, Durable, MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let numbers = Durable::<u32>::builder(MemoryStore::new()).build_running(CancellationToken::new())?;
+    /// assert_eq!(numbers.try_submit("a", 1)?.await?, Appended::New);
+    /// numbers.shutdown().await?;
+    /// let refused = numbers.try_submit("b", 2).unwrap_err();
+    /// assert!(matches!(refused, microbatch::TrySubmitError::Closed((_, 2)))); // given back
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn try_submit(
         &self,
         id: impl Into<JobId>,
@@ -142,6 +186,21 @@ impl<J: Send + 'static> Durable<J> {
     }
 
     /// Submits many jobs and waits for all, in order.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{Appended, CancellationToken, Durable, MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let numbers = Durable::<u32>::builder(MemoryStore::new()).build_running(CancellationToken::new())?;
+    /// let answers = numbers.submit_all([("a", 1), ("b", 2), ("a", 1)]).await;
+    /// let answers: Vec<_> = answers.into_iter().collect::<Result<_, _>>()?;
+    /// assert_eq!(answers, [Appended::New, Appended::New, Appended::Duplicate]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn submit_all<I: Into<JobId>>(
         &self,
         jobs: impl IntoIterator<Item = (I, J)>,
@@ -158,11 +217,42 @@ impl<J: Send + 'static> Durable<J> {
     ///
     /// [`ShutdownTimeout`] if that takes longer than
     /// [`shutdown_timeout`](DurableBuilder::shutdown_timeout).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{CancellationToken, Durable, MemoryStore, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// let numbers = Durable::<u32>::builder(store.clone()).build_running(CancellationToken::new())?;
+    /// numbers.submit("a", 1).accepted().await?;
+    /// numbers.shutdown().await?;
+    /// assert_eq!(store.depth().await?.ready, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn shutdown(&self) -> impl Future<Output = Result<(), ShutdownTimeout>> + Send + 'static {
         self.batcher.shutdown()
     }
 
     /// Returns whether it takes no more jobs.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{CancellationToken, Durable, MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let numbers = Durable::<u32>::builder(MemoryStore::new()).build_running(CancellationToken::new())?;
+    /// assert!(!numbers.is_closed());
+    /// numbers.shutdown().await?;
+    /// assert!(numbers.is_closed());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.batcher.is_closed()
@@ -292,6 +382,21 @@ impl<J: Send + 'static, S: Store, C> DurableBuilder<J, S, C> {
     /// # Panics
     ///
     /// Outside a Tokio runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{CancellationToken, Durable, MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let wrong = Durable::<u32>::builder(MemoryStore::new())
+    ///     .max_pending(0)
+    ///     .build_running(CancellationToken::new());
+    /// assert!(wrong.unwrap_err().to_string().contains("max_pending"));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn build_running(self, cancel: CancellationToken) -> Result<Durable<J>, BuildError>
     where
         C: Codec<J>,

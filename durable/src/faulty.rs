@@ -57,6 +57,23 @@ pub struct Faulty<S> {
 }
 
 /// Why a [`Faulty`] store failed.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{Faulty, FaultyError, MemoryStore, Store};
+///
+/// # fn job(id: &str) -> microbatch_durable::NewJob {
+/// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+/// # }
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = Faulty::new(MemoryStore::new(), 1).fail_rate(1.0);
+/// let error = store.append(&[job("a")]).await.unwrap_err();
+/// assert!(matches!(error, FaultyError::Injected));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FaultyError<E> {
     /// It was drawn. The call may have been done or not.
@@ -97,6 +114,22 @@ enum Kind {
 impl<S> Faulty<S> {
     /// Wraps a store. Of the calls, 10 % fail, 10 % lose their answer, and 20 % are delayed
     /// by up to 5 ms.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{Faulty, MemoryStore, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = Faulty::new(MemoryStore::new(), 42);
+    /// for _ in 0..100 {
+    ///     let _ = store.depth().await;
+    /// }
+    /// assert!((1..100).contains(&store.faults()));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn new(store: S, seed: u64) -> Self {
         Self {
@@ -119,6 +152,23 @@ impl<S> Faulty<S> {
     /// # Default
     ///
     /// 0.1.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{Faulty, MemoryStore, Store};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = Faulty::new(MemoryStore::new(), 1).fail_rate(1.0);
+    /// assert!(store.append(&[job("a")]).await.is_err());
+    /// assert_eq!(store.get_ref().depth().await?.ready, 0); // nothing was done
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn fail_rate(mut self, rate: f64) -> Self {
         self.rates.fail = rate;
@@ -131,6 +181,23 @@ impl<S> Faulty<S> {
     /// # Default
     ///
     /// 0.1.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{Faulty, MemoryStore, Store};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = Faulty::new(MemoryStore::new(), 1).fail_rate(0.0).loss_rate(1.0);
+    /// assert!(store.append(&[job("a")]).await.is_err());
+    /// assert_eq!(store.get_ref().depth().await?.ready, 1); // it was done
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn loss_rate(mut self, rate: f64) -> Self {
         self.rates.lose = rate;
@@ -142,6 +209,28 @@ impl<S> Faulty<S> {
     /// # Default
     ///
     /// 0.2, and 5 ms.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use microbatch_durable::{Faulty, MemoryStore, Store};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = Faulty::new(MemoryStore::new(), 1)
+    ///     .fail_rate(0.0)
+    ///     .loss_rate(0.0)
+    ///     .delay_rate(1.0, Duration::from_secs(1));
+    /// let started = tokio::time::Instant::now(); // the clock is paused
+    /// store.append(&[job("a")]).await?;
+    /// assert!(started.elapsed() > Duration::ZERO);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn delay_rate(mut self, rate: f64, longest: Duration) -> Self {
         self.rates.delay = rate;
@@ -150,12 +239,41 @@ impl<S> Faulty<S> {
     }
 
     /// Returns the store inside, which does not fail.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{Faulty, MemoryStore, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = Faulty::new(MemoryStore::new(), 1).fail_rate(1.0);
+    /// assert!(store.depth().await.is_err());
+    /// assert!(store.get_ref().depth().await.is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn get_ref(&self) -> &S {
         &self.store
     }
 
     /// Returns how many calls have failed or lost their answer by the seed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{Faulty, MemoryStore, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = Faulty::new(MemoryStore::new(), 1).fail_rate(1.0);
+    /// assert_eq!(store.faults(), 0);
+    /// assert!(store.depth().await.is_err());
+    /// assert_eq!(store.faults(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn faults(&self) -> u64 {
         self.faults.injected.load(Ordering::Relaxed)

@@ -38,6 +38,16 @@ impl JobId {
     /// # Errors
     ///
     /// [`Refusal::BadId`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{JobId, Refusal};
+    ///
+    /// assert_eq!(JobId::from("order-7").check(), Ok(()));
+    /// assert_eq!(JobId::from("a\0b").check(), Err(Refusal::BadId));
+    /// assert_eq!(JobId::from("x".repeat(JobId::MAX_LEN + 1)).check(), Err(Refusal::BadId));
+    /// ```
     pub fn check(&self) -> Result<(), Refusal> {
         match (1..=Self::MAX_LEN).contains(&self.0.len()) && !self.0.contains('\0') {
             true => Ok(()),
@@ -85,6 +95,21 @@ impl fmt::Display for JobId {
 }
 
 /// A job to append.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{MemoryStore, NewJob, Store};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::new();
+/// let job = NewJob { id: "a".into(), codec: "json".into(), payload: "[1,2]".into() };
+/// store.append(&[job]).await?;
+/// assert_eq!(store.lease(1).await?[0].payload, "[1,2]");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewJob {
     /// Its name.
@@ -96,6 +121,25 @@ pub struct NewJob {
 }
 
 /// One delivery of one job.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{MemoryStore, Store, Verdict};
+///
+/// # fn job(id: &str) -> microbatch_durable::NewJob {
+/// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+/// # }
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::new();
+/// store.append(&[job("a")]).await?;
+/// let leased = store.lease(1).await?.remove(0);
+/// assert_eq!((&*leased.id, leased.attempt.get(), &*leased.codec), ("a", 1, "json"));
+/// store.settle(&[(leased.lease, Verdict::Done)]).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leased<L> {
     /// The job's name.
@@ -113,6 +157,26 @@ pub struct Leased<L> {
 }
 
 /// A job that is never tried again unless it is revived.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{DeadLetters, MemoryStore, Store, Verdict};
+///
+/// # fn job(id: &str) -> microbatch_durable::NewJob {
+/// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+/// # }
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::new();
+/// store.append(&[job("a")]).await?;
+/// let lease = store.lease(1).await?.remove(0).lease;
+/// store.settle(&[(lease, Verdict::Dead { reason: "no such address".to_owned() })]).await?;
+/// let dead = store.list(None, 10).await?.remove(0);
+/// assert_eq!((&*dead.id, dead.attempt, &*dead.reason), ("a", 1, "no such address"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadJob {
     /// The job's name. No other job can have it until this one is revived and done, or
@@ -133,6 +197,25 @@ pub struct DeadJob {
 }
 
 /// How many jobs a store has, and in which state.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{MemoryStore, Store};
+///
+/// # fn job(id: &str) -> microbatch_durable::NewJob {
+/// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+/// # }
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::new();
+/// store.append(&[job("a"), job("b"), job("c")]).await?;
+/// store.lease(1).await?;
+/// let depth = store.depth().await?;
+/// assert_eq!((depth.ready, depth.leased, depth.pending()), (2, 1, 3));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Depth {
     /// Jobs that can be leased now.

@@ -46,10 +46,40 @@ pub struct MemoryStore {
 }
 
 /// One delivery of one job of a [`MemoryStore`].
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{MemoryLease, MemoryStore, Store};
+///
+/// # fn job(id: &str) -> microbatch_durable::NewJob {
+/// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+/// # }
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::new();
+/// store.append(&[job("a")]).await?;
+/// let lease: MemoryLease = store.lease(1).await?.remove(0).lease;
+/// store.restart();
+/// let later: MemoryLease = store.lease(1).await?.remove(0).lease;
+/// assert_ne!(lease, later);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MemoryLease(u64);
 
 /// Builds a [`MemoryStore`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use microbatch_durable::{MemoryStore, Store};
+///
+/// let store = MemoryStore::builder().lease_time(Duration::from_secs(30)).max_payload(1024).build();
+/// assert_eq!(store.lease_time(), Some(Duration::from_secs(30)));
+/// ```
 #[derive(Debug, Clone, Copy)]
 #[must_use]
 pub struct MemoryStoreBuilder {
@@ -64,6 +94,26 @@ impl MemoryStoreBuilder {
     /// # Default
     ///
     /// Until [`restart`](MemoryStore::restart).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use microbatch_durable::{MemoryStore, Store};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::builder().lease_time(Duration::from_secs(30)).build();
+    /// store.append(&[job("a")]).await?;
+    /// store.lease(1).await?;
+    /// store.advance(Duration::from_secs(30));
+    /// assert_eq!(store.lease(1).await?[0].attempt.get(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn lease_time(mut self, time: Duration) -> Self {
         self.lease_time = Some(time);
         self
@@ -74,6 +124,28 @@ impl MemoryStoreBuilder {
     /// # Default
     ///
     /// 2 minutes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use microbatch_durable::{Appended, MemoryStore, Store, Verdict};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::builder().dedup_window(Duration::from_secs(60)).build();
+    /// store.append(&[job("a")]).await?;
+    /// let lease = store.lease(1).await?.remove(0).lease;
+    /// store.settle(&[(lease, Verdict::Done)]).await?;
+    /// assert_eq!(store.append(&[job("a")]).await?, [Appended::Duplicate]);
+    /// store.advance(Duration::from_secs(60));
+    /// assert_eq!(store.append(&[job("a")]).await?, [Appended::New]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn dedup_window(mut self, window: Duration) -> Self {
         self.dedup_window = window;
         self
@@ -84,12 +156,39 @@ impl MemoryStoreBuilder {
     /// # Default
     ///
     /// 16 MiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{MemoryStore, NewJob, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::builder().max_payload(3).build();
+    /// let large = NewJob { id: "a".into(), codec: "json".into(), payload: "1234".into() };
+    /// assert!(!store.append(&[large]).await?[0].is_accepted());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_payload(mut self, bytes: usize) -> Self {
         self.max_payload = bytes;
         self
     }
 
     /// Builds it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{MemoryStore, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::builder().build();
+    /// assert_eq!(store.depth().await?.pending(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn build(self) -> MemoryStore {
         MemoryStore {
@@ -105,12 +204,36 @@ impl MemoryStoreBuilder {
 
 impl MemoryStore {
     /// Makes an empty store with the defaults of its builder.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{MemoryStore, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// assert_eq!(store.lease_time(), None);
+    /// assert_eq!(store.depth().await?.pending(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::builder().build()
     }
 
     /// Starts to build one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use microbatch_durable::{MemoryStore, Store};
+    ///
+    /// let store = MemoryStore::builder().lease_time(Duration::from_secs(30)).build();
+    /// assert_eq!(store.lease_time(), Some(Duration::from_secs(30)));
+    /// ```
     pub fn builder() -> MemoryStoreBuilder {
         MemoryStoreBuilder {
             lease_time: None,
@@ -120,6 +243,29 @@ impl MemoryStore {
     }
 
     /// Sets the store's clock forward.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use microbatch_durable::{MemoryStore, Store, Verdict};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// store.append(&[job("a")]).await?;
+    /// let lease = store.lease(1).await?.remove(0).lease;
+    /// let after = Duration::from_secs(3600);
+    /// store.settle(&[(lease, Verdict::Retry { after, reason: "busy".to_owned() })]).await?;
+    /// assert_eq!(store.depth().await?.delayed, 1);
+    /// store.advance(after);
+    /// assert_eq!(store.depth().await?.ready, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn advance(&self, by: Duration) {
         let mut state = self.inner.lock();
         state.ahead = state.ahead.saturating_add(by).min(FAR);
@@ -129,6 +275,26 @@ impl MemoryStore {
 
     /// Ends every lease, as the death of the process does that held them: their jobs are
     /// due, with the attempt counted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{MemoryStore, Settled, Store, Verdict};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// store.append(&[job("a")]).await?;
+    /// let lease = store.lease(1).await?.remove(0).lease;
+    /// store.restart();
+    /// assert_eq!(store.settle(&[(lease, Verdict::Done)]).await?, [Settled::Lost]);
+    /// assert_eq!(store.lease(1).await?[0].attempt.get(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn restart(&self) {
         let mut state = self.inner.lock();
         let numbers: Vec<_> = state.leases.keys().copied().collect();

@@ -5,6 +5,23 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 /// What became of a job that was to be appended.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{Appended, MemoryStore, Refusal, Store};
+///
+/// # fn job(id: &str) -> microbatch_durable::NewJob {
+/// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+/// # }
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::new();
+/// let twice = store.append(&[job("a"), job("a"), job("")]).await?;
+/// assert_eq!(twice, [Appended::New, Appended::Duplicate, Appended::Refused(Refusal::BadId)]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Appended {
     /// It is in the store, and as durable as that store makes a job.
@@ -31,6 +48,24 @@ impl Appended {
 }
 
 /// Why a store refused a job.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{Appended, MemoryStore, NewJob, Refusal, Store};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::builder().max_payload(3).build();
+/// let job = NewJob { id: "a".into(), codec: "json".into(), payload: "1234".into() };
+/// let answers = store.append(&[job]).await?;
+/// match &answers[0] {
+///     Appended::Refused(Refusal::TooLarge { size, limit }) => assert_eq!((*size, *limit), (4, 3)),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -55,6 +90,27 @@ pub enum Refusal {
 }
 
 /// What is to become of a leased job.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{MemoryStore, Store, Verdict};
+///
+/// # fn job(id: &str) -> microbatch_durable::NewJob {
+/// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+/// # }
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::new();
+/// store.append(&[job("good"), job("bad")]).await?;
+/// let leased = store.lease(2).await?;
+/// let dead = Verdict::Dead { reason: "no such address".to_owned() };
+/// store.settle(&[(leased[0].lease.clone(), Verdict::Done), (leased[1].lease.clone(), dead)]).await?;
+/// let depth = store.depth().await?;
+/// assert_eq!((depth.pending(), depth.dead), (0, 1));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// It is done and leaves the store.
@@ -82,6 +138,25 @@ pub enum Verdict {
 }
 
 /// Whether a lease still held when it was settled or extended.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{MemoryStore, Settled, Store, Verdict};
+///
+/// # fn job(id: &str) -> microbatch_durable::NewJob {
+/// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+/// # }
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::new();
+/// store.append(&[job("a")]).await?;
+/// let done = [(store.lease(1).await?[0].lease.clone(), Verdict::Done)];
+/// assert_eq!(store.settle(&done).await?, [Settled::Held]);
+/// assert_eq!(store.settle(&done).await?, [Settled::Lost]); // it is settled
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Settled {
     /// It held; what was asked is done.
@@ -120,6 +195,27 @@ pub enum Settled {
 /// ```
 pub trait IntoVerdict {
     /// Makes the verdict. `attempt` counts from 1. A panic counts as `Retry`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use microbatch_durable::{IntoVerdict, Verdict};
+    ///
+    /// struct Unsure;
+    ///
+    /// impl IntoVerdict for Unsure {
+    ///     fn into_verdict(self, attempt: u32) -> Verdict {
+    ///         match attempt {
+    ///             1 => Verdict::Retry { after: Duration::from_secs(60), reason: "unsure".to_owned() },
+    ///             _ => Verdict::Dead { reason: "still unsure".to_owned() },
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// assert!(matches!(Unsure.into_verdict(1), Verdict::Retry { .. }));
+    /// assert!(matches!(Unsure.into_verdict(2), Verdict::Dead { .. }));
+    /// ```
     fn into_verdict(self, attempt: u32) -> Verdict;
 }
 

@@ -32,6 +32,30 @@ use crate::outcome::{Appended, Settled, Verdict};
 /// An error of any method says that nothing is known: it may have happened. Every method
 /// may be repeated: ids keep an append from happening twice, leases a settlement. What
 /// the first call settled, the second calls [`Lost`](Settled::Lost).
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{MemoryStore, Settled, Store, Verdict};
+///
+/// # fn job(id: &str) -> microbatch_durable::NewJob {
+/// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+/// # }
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// async fn finish_one<S: Store>(store: &S) -> Result<Settled, S::Error> {
+///     let leased = store.lease(1).await?.remove(0);
+///     // What the job says is done here.
+///     Ok(store.settle(&[(leased.lease, Verdict::Done)]).await?.remove(0))
+/// }
+///
+/// let store = MemoryStore::new();
+/// store.append(&[job("a")]).await?;
+/// assert_eq!(finish_one(&store).await?, Settled::Held);
+/// assert_eq!(store.depth().await?.pending(), 0);
+/// # Ok(())
+/// # }
+/// ```
 pub trait Store: Send + Sync + 'static {
     /// One delivery of one job; a later delivery of the same job is another lease.
     type Lease: Clone + Debug + Send + Sync + 'static;
@@ -41,6 +65,23 @@ pub trait Store: Send + Sync + 'static {
 
     /// Appends jobs, in order and in one commit. What is not refused is durable once this
     /// returns.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{Appended, MemoryStore, Store};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// assert_eq!(store.append(&[job("a")]).await?, [Appended::New]);
+    /// assert_eq!(store.append(&[job("a"), job("b")]).await?, [Appended::Duplicate, Appended::New]);
+    /// # Ok(())
+    /// # }
+    /// ```
     fn append(
         &self,
         jobs: &[NewJob],
@@ -52,6 +93,24 @@ pub trait Store: Send + Sync + 'static {
     /// # Cancel safety
     ///
     /// What a dropped call has leased is released.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{MemoryStore, Store};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// store.append(&[job("a"), job("b"), job("c")]).await?;
+    /// assert_eq!(store.lease(2).await?.len(), 2);
+    /// assert_eq!(&*store.lease(2).await?[0].id, "c");
+    /// # Ok(())
+    /// # }
+    /// ```
     fn lease(
         &self,
         max: usize,
@@ -59,12 +118,53 @@ pub trait Store: Send + Sync + 'static {
 
     /// Does in one commit what the verdicts say, and answers for each whether its lease
     /// held; if not, its job is left alone.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{MemoryStore, Settled, Store, Verdict};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// store.append(&[job("a")]).await?;
+    /// let lease = store.lease(1).await?.remove(0).lease;
+    /// assert_eq!(store.settle(&[(lease, Verdict::Release)]).await?, [Settled::Held]);
+    /// assert_eq!(store.lease(1).await?[0].attempt.get(), 1); // not counted
+    /// # Ok(())
+    /// # }
+    /// ```
     fn settle(
         &self,
         verdicts: &[(Self::Lease, Verdict)],
     ) -> impl Future<Output = Result<Vec<Settled>, Self::Error>> + Send;
 
     /// Starts the time of these leases again, and answers for each whether it held.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use microbatch_durable::{MemoryStore, Settled, Store, Verdict};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::builder().lease_time(Duration::from_secs(30)).build();
+    /// store.append(&[job("a")]).await?;
+    /// let lease = store.lease(1).await?.remove(0).lease;
+    /// store.advance(Duration::from_secs(20));
+    /// assert_eq!(store.extend(&[lease.clone()]).await?, [Settled::Held]);
+    /// store.advance(Duration::from_secs(20)); // 40 seconds after the lease
+    /// assert_eq!(store.settle(&[(lease, Verdict::Done)]).await?, [Settled::Held]);
+    /// # Ok(())
+    /// # }
+    /// ```
     fn extend(
         &self,
         leases: &[Self::Lease],
@@ -72,22 +172,115 @@ pub trait Store: Send + Sync + 'static {
 
     /// How long a lease holds without [`extend`](Store::extend); `None`: as long as this
     /// process.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use microbatch_durable::{MemoryStore, Store};
+    ///
+    /// assert_eq!(MemoryStore::new().lease_time(), None);
+    /// let store = MemoryStore::builder().lease_time(Duration::from_secs(30)).build();
+    /// assert_eq!(store.lease_time(), Some(Duration::from_secs(30)));
+    /// ```
     fn lease_time(&self) -> Option<Duration>;
 
     /// Counts the jobs.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{MemoryStore, Store};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// store.append(&[job("a"), job("b")]).await?;
+    /// assert_eq!(store.depth().await?.ready, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     fn depth(&self) -> impl Future<Output = Result<Depth, Self::Error>> + Send;
 
     /// Gives back what the store holds, such as the lock of a file, so that it can be
     /// opened again. By default there is nothing to give back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{RedbStore, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("jobs.redb");
+    /// let store = RedbStore::open(&path).await?;
+    /// store.close().await;
+    /// let again = RedbStore::open(&path).await?; // not in use any longer
+    /// again.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     fn close(&self) -> impl Future<Output = ()> + Send {
         async {}
     }
 }
 
 /// What an operator needs of a store. A trait of its own, so that a store may be without.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{DeadLetters, MemoryStore, Store, Verdict};
+///
+/// # fn job(id: &str) -> microbatch_durable::NewJob {
+/// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+/// # }
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// async fn revive_all(store: &impl DeadLetters) -> usize {
+///     let dead = store.list(None, usize::MAX).await.unwrap();
+///     let ids: Vec<_> = dead.into_iter().map(|job| job.id).collect();
+///     store.revive(&ids).await.unwrap().into_iter().filter(|found| *found).count()
+/// }
+///
+/// let store = MemoryStore::new();
+/// store.append(&[job("a")]).await?;
+/// let lease = store.lease(1).await?.remove(0).lease;
+/// store.settle(&[(lease, Verdict::Dead { reason: "refused".to_owned() })]).await?;
+/// assert_eq!(revive_all(&store).await, 1);
+/// assert_eq!(store.depth().await?.ready, 1);
+/// # Ok(())
+/// # }
+/// ```
 pub trait DeadLetters: Store {
     /// Lists at most `limit` dead letters in the order of their ids, beginning after
     /// `after`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{DeadLetters, MemoryStore, Store, Verdict};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// store.append(&[job("a"), job("b")]).await?;
+    /// for leased in store.lease(2).await? {
+    ///     store.settle(&[(leased.lease, Verdict::Dead { reason: "refused".to_owned() })]).await?;
+    /// }
+    /// let first = store.list(None, 1).await?;
+    /// let second = store.list(Some(&first[0].id), 1).await?;
+    /// assert_eq!((&*first[0].id, &*second[0].id), ("a", "b"));
+    /// # Ok(())
+    /// # }
+    /// ```
     fn list(
         &self,
         after: Option<&JobId>,
@@ -96,10 +289,50 @@ pub trait DeadLetters: Store {
 
     /// Makes dead jobs due again, with no attempt counted, and answers for each whether
     /// it was among the dead.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{DeadLetters, MemoryStore, Store, Verdict};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// store.append(&[job("a")]).await?;
+    /// let lease = store.lease(1).await?.remove(0).lease;
+    /// store.settle(&[(lease, Verdict::Dead { reason: "refused".to_owned() })]).await?;
+    /// assert_eq!(store.revive(&["a".into(), "b".into()]).await?, [true, false]);
+    /// assert_eq!(store.lease(1).await?[0].attempt.get(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     fn revive(&self, ids: &[JobId]) -> impl Future<Output = Result<Vec<bool>, Self::Error>> + Send;
 
     /// Deletes dead jobs, and answers for each whether it was among the dead. Their ids
     /// are free at once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{Appended, DeadLetters, MemoryStore, Store, Verdict};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// store.append(&[job("a")]).await?;
+    /// let lease = store.lease(1).await?.remove(0).lease;
+    /// store.settle(&[(lease, Verdict::Dead { reason: "refused".to_owned() })]).await?;
+    /// assert_eq!(store.discard(&["a".into()]).await?, [true]);
+    /// assert_eq!(store.append(&[job("a")]).await?, [Appended::New]); // the id is free
+    /// # Ok(())
+    /// # }
+    /// ```
     fn discard(&self, ids: &[JobId])
     -> impl Future<Output = Result<Vec<bool>, Self::Error>> + Send;
 }

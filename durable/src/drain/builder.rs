@@ -92,6 +92,30 @@ where
     P: BatchProcessor<J, R>,
 {
     /// Starts to build one. Jobs are decoded as [`Json`] unless another codec is chosen.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{CancellationToken, Drain, MemoryStore, Store};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// store.append(&[job("a")]).await?;
+    /// let stop = CancellationToken::new();
+    /// let at_end = stop.clone();
+    /// let drain = Drain::builder(store, |jobs: Vec<u32>| async move {
+    ///     Ok::<_, String>(vec![(); jobs.len()])
+    /// })
+    /// .on_batch(move |_| at_end.cancel())
+    /// .build()?;
+    /// assert_eq!(drain.run(stop).await?.done, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn builder(store: S, processor: P) -> DrainBuilder<S, J, R, P> {
         DrainBuilder {
             store,
@@ -218,6 +242,32 @@ impl<S, J, R, P, C> DrainBuilder<S, J, R, P, C> {
     /// # Default
     ///
     /// 5.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{CancellationToken, Drain, MemoryStore, Store};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// store.append(&[job("a")]).await?;
+    /// let stop = CancellationToken::new();
+    /// let at_end = stop.clone();
+    /// let drain = Drain::builder(store.clone(), |_: Vec<u32>| async move {
+    ///     Err::<Vec<()>, _>("out of order")
+    /// })
+    /// .max_attempts(2)
+    /// .on_batch(move |batch| if batch.dead > 0 { at_end.cancel() })
+    /// .build()?;
+    /// let drained = drain.run(stop).await?;
+    /// assert_eq!((drained.retried, drained.dead), (1, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.limits.max_attempts = attempts;
         self
@@ -257,6 +307,33 @@ impl<S, J, R, P, C> DrainBuilder<S, J, R, P, C> {
     /// # Default
     ///
     /// None.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{CancellationToken, Drain, MemoryStore, Store};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// store.append(&[job("a")]).await?;
+    /// let stop = CancellationToken::new();
+    /// let at_end = stop.clone();
+    /// let drain = Drain::builder(store, |jobs: Vec<u32>| async move {
+    ///     Ok::<_, String>(vec![(); jobs.len()])
+    /// })
+    /// .on_batch(move |batch| {
+    ///     assert_eq!((batch.size, batch.done, batch.error), (1, 1, None));
+    ///     at_end.cancel();
+    /// })
+    /// .build()?;
+    /// assert_eq!(drain.run(stop).await?.batches, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn on_batch(mut self, hook: impl Fn(&DrainReport<'_>) + Send + Sync + 'static) -> Self {
         self.on_batch = Some(Box::new(hook));
         self
@@ -277,6 +354,19 @@ impl<S, J, R, P, C> DrainBuilder<S, J, R, P, C> {
     /// # Errors
     ///
     /// [`BuildError`] names the option that is zero.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{Drain, MemoryStore};
+    ///
+    /// let wrong = Drain::builder(MemoryStore::new(), |jobs: Vec<u32>| async move {
+    ///     Ok::<_, String>(vec![(); jobs.len()])
+    /// })
+    /// .max_batch_size(0)
+    /// .build();
+    /// assert!(wrong.unwrap_err().to_string().contains("max_batch_size"));
+    /// ```
     pub fn build(self) -> Result<Drain<S, J, R, P, C>, BuildError> {
         for (name, value) in [
             ("max_batch_size", self.limits.max_batch_size),

@@ -6,6 +6,26 @@ use std::sync::Arc;
 
 /// Why a [`RedbStore`](super::RedbStore) could not be opened, or could not do what it was
 /// asked. Each names the file.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{RedbError, RedbStore, Store};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("jobs.redb");
+/// let store = RedbStore::open(&path).await?;
+/// match RedbStore::open(&path).await.unwrap_err() {
+///     RedbError::InUse { path: file, .. } => assert_eq!(file, path),
+///     other => panic!("{other}"),
+/// }
+/// store.close().await;
+/// assert!(matches!(store.depth().await.unwrap_err(), RedbError::Closed { .. }));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedbError {

@@ -69,6 +69,27 @@ pub struct RedbStore {
 }
 
 /// One delivery of one job of a [`RedbStore`].
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{RedbLease, RedbStore, Settled, Store, Verdict};
+///
+/// # fn job(id: &str) -> microbatch_durable::NewJob {
+/// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("jobs.redb");
+/// let store = RedbStore::open(&path).await?;
+/// store.append(&[job("a")]).await?;
+/// let lease: RedbLease = store.lease(1).await?.remove(0).lease;
+/// assert_eq!(store.settle(&[(lease, Verdict::Done)]).await?, [Settled::Held]);
+/// store.close().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RedbLease(pub(super) u64);
 
@@ -84,11 +105,43 @@ impl RedbStore {
     /// # Panics
     ///
     /// Outside a Tokio runtime. The store is bound to the runtime that it is opened on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{RedbStore, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("jobs.redb");
+    /// let store = RedbStore::open(&path).await?;
+    /// assert_eq!(store.depth().await?.pending(), 0);
+    /// store.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, RedbError> {
         Self::builder().open(path).await
     }
 
     /// Starts to build one with other options.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{RedbStore, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("jobs.redb");
+    /// let store = RedbStore::builder().check_integrity(false).open(&path).await?;
+    /// store.close().await;
+    /// assert!(path.exists());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn builder() -> RedbStoreBuilder {
         RedbStoreBuilder {
             options: Options {
@@ -103,6 +156,22 @@ impl RedbStore {
     }
 
     /// Returns the path that it was opened by.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{RedbStore, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("jobs.redb");
+    /// let store = RedbStore::open(&path).await?;
+    /// assert_eq!(store.path(), path);
+    /// store.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.shared.path
@@ -164,6 +233,29 @@ impl RedbStoreBuilder {
     /// # Default
     ///
     /// 2 minutes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use microbatch_durable::{Appended, RedbStore, Store, Verdict};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("jobs.redb");
+    /// let store = RedbStore::builder().dedup_window(Duration::ZERO).open(&path).await?;
+    /// store.append(&[job("a")]).await?;
+    /// let lease = store.lease(1).await?.remove(0).lease;
+    /// store.settle(&[(lease, Verdict::Done)]).await?;
+    /// assert_eq!(store.append(&[job("a")]).await?, [Appended::New]); // the id is free
+    /// store.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn dedup_window(mut self, window: Duration) -> Self {
         self.options.dedup_window = window;
         self
@@ -174,6 +266,23 @@ impl RedbStoreBuilder {
     /// # Default
     ///
     /// 16 MiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{NewJob, RedbStore, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("jobs.redb");
+    /// let store = RedbStore::builder().max_payload(3).open(&path).await?;
+    /// let large = NewJob { id: "a".into(), codec: "json".into(), payload: "1234".into() };
+    /// assert!(!store.append(&[large]).await?[0].is_accepted());
+    /// store.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_payload(mut self, bytes: usize) -> Self {
         self.options.max_payload = bytes;
         self
@@ -221,6 +330,22 @@ impl RedbStoreBuilder {
     /// # Panics
     ///
     /// Outside a Tokio runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{RedbError, RedbStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("jobs.redb");
+    /// let nowhere = path.join("no").join("folder");
+    /// let error = RedbStore::builder().open(&nowhere).await.unwrap_err();
+    /// assert!(matches!(error, RedbError::Io { .. }));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn open(self, path: impl AsRef<Path>) -> Result<RedbStore, RedbError> {
         let path = path.as_ref().to_owned();
         let file = path.clone();
