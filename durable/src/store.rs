@@ -211,8 +211,12 @@ pub trait Store: Send + Sync + 'static {
     /// # Examples
     ///
     /// ```
+    /// # #[cfg(not(feature = "redb"))]
+    /// # fn main() {}
+    /// # #[cfg(feature = "redb")]
     /// use microbatch_durable::{RedbStore, Store};
     ///
+    /// # #[cfg(feature = "redb")]
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
