@@ -259,6 +259,21 @@ impl<J: Send + 'static> Durable<J> {
     }
 
     /// Returns what the [`MicroBatch`] inside has done: its batches are commits.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{CancellationToken, Durable, MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let jobs = Durable::<u32>::builder(MemoryStore::new())
+    ///     .build_running(CancellationToken::new())?;
+    /// jobs.submit_all((0..10).map(|n| (format!("job-{n}"), n))).await;
+    /// assert_eq!((jobs.stats().completed, jobs.stats().batches), (10, 1)); // one commit
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.batcher.stats()
@@ -287,6 +302,23 @@ impl<J> fmt::Debug for Durable<J> {
 }
 
 /// Builds a [`Durable`].
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{CancellationToken, Durable, MemoryStore};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let jobs = Durable::<u32>::builder(MemoryStore::new())
+///     .name("orders")
+///     .max_pending(100_000)
+///     .max_batch_size(500)
+///     .build_running(CancellationToken::new())?;
+/// assert!(jobs.submit("order-1", 7).await?.is_accepted());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct DurableBuilder<J, S, C = Json> {
@@ -306,6 +338,40 @@ impl<J: Send + 'static, S: Store, C> DurableBuilder<J, S, C> {
     /// # Default
     ///
     /// [`Json`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{CancellationToken, Codec, Durable, MemoryStore, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// /// Numbers as text.
+    /// struct Text;
+    ///
+    /// impl Codec<u32> for Text {
+    ///     const NAME: &'static str = "text";
+    ///     fn encode(&self, job: &u32) -> Result<bytes::Bytes, Box<dyn std::error::Error + Send + Sync>> {
+    ///         Ok(job.to_string().into())
+    ///     }
+    ///     fn decode(&self, payload: &[u8]) -> Result<u32, Box<dyn std::error::Error + Send + Sync>> {
+    ///         Ok(std::str::from_utf8(payload)?.parse()?)
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// let jobs = Durable::builder(store.clone())
+    ///     .codec(Text)
+    ///     .build_running(CancellationToken::new())?;
+    /// jobs.submit("job-1", 42).await?;
+    /// assert_eq!(&*store.lease(1).await?[0].codec, "text");
+    /// # Ok(())
+    /// # }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn codec<D: Codec<J>>(self, codec: D) -> DurableBuilder<J, S, D> {
         DurableBuilder {
             store: self.store,
@@ -327,6 +393,22 @@ impl<J: Send + 'static, S: Store, C> DurableBuilder<J, S, C> {
     /// # Default
     ///
     /// No limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{CancellationToken, Durable, MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let jobs = Durable::<u32>::builder(MemoryStore::new())
+    ///     .max_pending(2)
+    ///     .build_running(CancellationToken::new())?;
+    /// jobs.submit_all([("a", 1), ("b", 2)]).await;
+    /// assert!(jobs.try_submit("c", 3).is_err()); // until something is settled
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_pending(mut self, jobs: usize) -> Self {
         self.max_pending = Some(jobs as u64);
         self
@@ -337,6 +419,22 @@ impl<J: Send + 'static, S: Store, C> DurableBuilder<J, S, C> {
     /// # Default
     ///
     /// 1024.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{CancellationToken, Durable, MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let jobs = Durable::<u32>::builder(MemoryStore::new())
+    ///     .max_batch_size(4)
+    ///     .build_running(CancellationToken::new())?;
+    /// jobs.submit_all((0..10).map(|n| (format!("job-{n}"), n))).await;
+    /// assert_eq!(jobs.stats().batches, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_batch_size(mut self, jobs: usize) -> Self {
         self.max_batch_size = jobs;
         self
@@ -348,6 +446,23 @@ impl<J: Send + 'static, S: Store, C> DurableBuilder<J, S, C> {
     /// # Default
     ///
     /// 1024.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{CancellationToken, Durable, MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let jobs = Durable::<u32>::builder(MemoryStore::new())
+    ///     .queue_capacity(1)
+    ///     .build_running(CancellationToken::new())?;
+    /// let first = jobs.try_submit("a", 1)?;
+    /// assert!(jobs.try_submit("b", 2).is_err()); // the loop has not run yet
+    /// assert!(first.await?.is_accepted());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn queue_capacity(mut self, jobs: usize) -> Self {
         self.queue_capacity = jobs;
         self
@@ -358,6 +473,27 @@ impl<J: Send + 'static, S: Store, C> DurableBuilder<J, S, C> {
     /// # Default
     ///
     /// 5 seconds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use microbatch_durable::{CancellationToken, Durable, MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let jobs = Durable::<u32>::builder(MemoryStore::new())
+    ///     .max_pending(1)
+    ///     .shutdown_timeout(Duration::from_millis(200))
+    ///     .build_running(CancellationToken::new())?;
+    /// jobs.submit("a", 1).await?;
+    /// let late = jobs.submit("b", 2); // waits for room, which nobody makes
+    /// tokio::task::yield_now().await;
+    /// assert_eq!(jobs.shutdown().await.unwrap_err().abandoned, 1);
+    /// assert!(late.await.is_err()); // submit it again, with the next start
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
         self
@@ -368,6 +504,21 @@ impl<J: Send + 'static, S: Store, C> DurableBuilder<J, S, C> {
     /// # Default
     ///
     /// None.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{CancellationToken, Durable, MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let jobs = Durable::<u32>::builder(MemoryStore::new())
+    ///     .name("orders") // the field `name` of its spans and events
+    ///     .build_running(CancellationToken::new())?;
+    /// assert!(jobs.submit("order-1", 7).await?.is_accepted());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self

@@ -166,6 +166,33 @@ where
     ///
     /// If the future is dropped, batches in flight are dropped and their jobs given back,
     /// by tasks that the runtime finishes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{CancellationToken, Drain, MemoryStore, Store};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// store.append(&[job("a"), job("b")]).await?;
+    /// let stop = CancellationToken::new();
+    /// let drain = Drain::builder(store.clone(), |jobs: Vec<u32>| async move {
+    ///     Ok::<_, String>(vec![(); jobs.len()])
+    /// })
+    /// .build()?;
+    /// let running = tokio::spawn(drain.run(stop.clone()));
+    /// while store.depth().await?.pending() > 0 {
+    ///     tokio::task::yield_now().await;
+    /// }
+    /// stop.cancel();
+    /// assert_eq!(running.await??.done, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn run(self, cancel: CancellationToken) -> Result<Drained, DrainError> {
         self.shared.run::<J, R>(cancel).await
     }
@@ -180,6 +207,27 @@ impl<S, J, R, P, C> fmt::Debug for Drain<S, J, R, P, C> {
 }
 
 /// Builds a [`Drain`].
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{CancellationToken, Drain, MemoryStore};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let drain = Drain::builder(MemoryStore::new(), |jobs: Vec<u32>| async move {
+///     Ok::<_, String>(vec![(); jobs.len()])
+/// })
+/// .name("orders")
+/// .max_batch_size(500)
+/// .max_attempts(8)
+/// .build()?;
+/// let stop = CancellationToken::new();
+/// stop.cancel();
+/// assert_eq!(drain.run(stop).await?.batches, 0);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use]
 pub struct DrainBuilder<S, J, R, P, C = Json> {
     store: S,
@@ -221,6 +269,33 @@ impl<S, J, R, P, C> DrainBuilder<S, J, R, P, C> {
     /// # Default
     ///
     /// 100.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{CancellationToken, Drain, MemoryStore, Store};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// let jobs: Vec<_> = (0..9).map(|n| job(&format!("job-{n}"))).collect();
+    /// store.append(&jobs).await?;
+    /// let stop = CancellationToken::new();
+    /// let at_end = stop.clone();
+    /// let drain = Drain::builder(store, |jobs: Vec<u32>| async move {
+    ///     Ok::<_, String>(vec![(); jobs.len()])
+    /// })
+    /// .max_batch_size(4)
+    /// .on_batch(move |batch| if batch.size == 4 { at_end.cancel() })
+    /// .build()?;
+    /// let drained = drain.run(stop).await?;
+    /// assert_eq!((drained.batches, drained.done), (2, 5)); // one alone at first, to see what waits
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_batch_size(mut self, jobs: usize) -> Self {
         self.limits.max_batch_size = jobs;
         self
@@ -231,6 +306,40 @@ impl<S, J, R, P, C> DrainBuilder<S, J, R, P, C> {
     /// # Default
     ///
     /// 1.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use microbatch_durable::{CancellationToken, Drain, MemoryStore, Store};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// let jobs: Vec<_> = (0..9).map(|n| job(&format!("job-{n}"))).collect();
+    /// store.append(&jobs).await?;
+    /// let stop = CancellationToken::new();
+    /// let drain = Drain::builder(store.clone(), |jobs: Vec<u32>| async move {
+    ///     tokio::time::sleep(Duration::from_secs(1)).await;
+    ///     Ok::<_, String>(vec![(); jobs.len()])
+    /// })
+    /// .max_batch_size(2)
+    /// .max_in_flight(4)
+    /// .build()?;
+    /// let started = tokio::time::Instant::now();
+    /// let running = tokio::spawn(drain.run(stop.clone()));
+    /// while store.depth().await?.pending() > 0 {
+    ///     tokio::time::sleep(Duration::from_millis(10)).await;
+    /// }
+    /// assert!(started.elapsed() < Duration::from_secs(3)); // one alone, then four side by side
+    /// stop.cancel();
+    /// assert_eq!(running.await??.batches, 5);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_in_flight(mut self, batches: usize) -> Self {
         self.max_in_flight = batches;
         self
@@ -281,6 +390,33 @@ impl<S, J, R, P, C> DrainBuilder<S, J, R, P, C> {
     ///
     /// Exponential: 1, 6, 36 and 216 seconds with 5 attempts, at most 10 minutes each, and
     /// with jitter, which adds up to as much again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use microbatch_durable::{CancellationToken, Drain, MemoryStore, Store};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// store.append(&[job("a")]).await?;
+    /// let stop = CancellationToken::new();
+    /// let at_end = stop.clone();
+    /// let drain = Drain::builder(store, |_: Vec<u32>| async move { Err::<Vec<()>, _>("busy") })
+    ///     .max_attempts(3)
+    ///     .backoff(backon::ConstantBuilder::new().with_delay(Duration::from_secs(10)))
+    ///     .on_batch(move |batch| if batch.dead > 0 { at_end.cancel() })
+    ///     .build()?;
+    /// let started = tokio::time::Instant::now();
+    /// assert_eq!(drain.run(stop).await?.dead, 1);
+    /// assert_eq!(started.elapsed().as_secs(), 20);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn backoff<B: BackoffBuilder + Clone + Send + Sync + 'static>(
         mut self,
         backoff: B,
@@ -295,6 +431,33 @@ impl<S, J, R, P, C> DrainBuilder<S, J, R, P, C> {
     /// # Default
     ///
     /// 5 seconds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use microbatch_durable::{CancellationToken, Drain, MemoryStore, Store};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// store.append(&[job("a")]).await?;
+    /// let stop = CancellationToken::new();
+    /// let begun = stop.clone();
+    /// let drain = Drain::builder(store.clone(), move |_: Vec<u32>| {
+    ///     begun.cancel();
+    ///     std::future::pending::<Result<Vec<()>, String>>()
+    /// })
+    /// .shutdown_timeout(Duration::from_secs(2))
+    /// .build()?;
+    /// assert_eq!(drain.run(stop).await?.released, 1);
+    /// assert_eq!(store.lease(1).await?[0].attempt.get(), 1); // not counted
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
         self
@@ -344,6 +507,23 @@ impl<S, J, R, P, C> DrainBuilder<S, J, R, P, C> {
     /// # Default
     ///
     /// None.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{Drain, MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let drain = Drain::builder(MemoryStore::new(), |jobs: Vec<u32>| async move {
+    ///     Ok::<_, String>(vec![(); jobs.len()])
+    /// })
+    /// .name("orders") // the field `name` of its spans and events
+    /// .build()?;
+    /// assert!(format!("{drain:?}").contains("orders"));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self

@@ -4,6 +4,32 @@ use std::time::Duration;
 
 /// What became of one batch of a [`Drain`](crate::Drain), once it is settled; see
 /// [`on_batch`](crate::DrainBuilder::on_batch).
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{CancellationToken, Drain, MemoryStore, Store};
+///
+/// # fn job(id: &str) -> microbatch_durable::NewJob {
+/// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+/// # }
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = MemoryStore::new();
+/// store.append(&[job("a")]).await?;
+/// let stop = CancellationToken::new();
+/// let at_end = stop.clone();
+/// let drain = Drain::builder(store, |_: Vec<u32>| async move { Err::<Vec<()>, _>("busy") })
+///     .on_batch(move |batch| {
+///         assert_eq!((batch.size, batch.attempt, batch.retried), (1, 1, 1));
+///         assert_eq!(batch.error, Some("busy"));
+///         at_end.cancel();
+///     })
+///     .build()?;
+/// assert_eq!(drain.run(stop).await?.retried, 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct DrainReport<'a> {
@@ -31,6 +57,24 @@ pub struct DrainReport<'a> {
 }
 
 /// What a [`Drain`](crate::Drain) did, from its start to its end.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{CancellationToken, Drain, Drained, MemoryStore};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let drain = Drain::builder(MemoryStore::new(), |jobs: Vec<u32>| async move {
+///     Ok::<_, String>(vec![(); jobs.len()])
+/// })
+/// .build()?;
+/// let stop = CancellationToken::new();
+/// stop.cancel();
+/// assert_eq!(drain.run(stop).await?, Drained::default());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Drained {
@@ -53,6 +97,15 @@ pub struct Drained {
 }
 
 /// Why a [`Drain`](crate::Drain) did not end well.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{DrainError, Drained};
+///
+/// let error = |drained: Drained| DrainError::Unreleased { jobs: 3, drained };
+/// assert!(error(Drained::default()).to_string().contains("3 leased jobs"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DrainError {

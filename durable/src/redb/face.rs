@@ -199,6 +199,27 @@ impl fmt::Debug for RedbStore {
 }
 
 /// Builds a [`RedbStore`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use microbatch_durable::{RedbStore, Store};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("jobs.redb");
+/// let store = RedbStore::builder()
+///     .dedup_window(Duration::from_secs(3600))
+///     .cache_size(16 << 20)
+///     .open(&path)
+///     .await?;
+/// assert_eq!(store.depth().await?.pending(), 0);
+/// store.close().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct RedbStoreBuilder {
@@ -293,6 +314,22 @@ impl RedbStoreBuilder {
     /// # Default
     ///
     /// 64 MiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{RedbStore, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("jobs.redb");
+    /// let store = RedbStore::builder().cache_size(8 << 20).open(&path).await?;
+    /// assert_eq!(store.depth().await?.pending(), 0);
+    /// store.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn cache_size(mut self, bytes: usize) -> Self {
         self.options.cache_size = bytes;
         self
@@ -305,6 +342,23 @@ impl RedbStoreBuilder {
     /// # Default
     ///
     /// On.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{RedbStore, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("jobs.redb");
+    /// // The backlog is huge, and the disk is trusted.
+    /// let store = RedbStore::builder().check_integrity(false).open(&path).await?;
+    /// assert_eq!(store.depth().await?.pending(), 0);
+    /// store.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn check_integrity(mut self, check: bool) -> Self {
         self.options.check_integrity = check;
         self
@@ -316,6 +370,26 @@ impl RedbStoreBuilder {
     /// # Default
     ///
     /// Nothing but an event of level info.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{RedbStore, Store};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("jobs.redb");
+    /// RedbStore::open(&path).await?.close().await;
+    /// let store = RedbStore::builder()
+    ///     .on_repair(|progress| assert!((0.0..=1.0).contains(&progress)))
+    ///     .open(&path)
+    ///     .await?;
+    /// assert_eq!(store.depth().await?.pending(), 0);
+    /// store.close().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn on_repair(mut self, progress: impl Fn(f64) + Send + Sync + 'static) -> Self {
         self.options.on_repair = Arc::new(progress);
         self
