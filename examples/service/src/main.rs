@@ -17,7 +17,6 @@ use microbatch_service::app::App;
 use microbatch_service::serve::{own_origins, serve};
 use microbatch_service::store::{Postgres, Sqlite, Store, describe};
 use tokio::net::TcpListener;
-use tokio::signal::ctrl_c;
 use tracing_subscriber::EnvFilter;
 
 use crate::options::Options;
@@ -78,7 +77,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
 
     let stop = CancellationToken::new();
     let app = App::start(store, jobs, origins, stop.clone()).await?;
-    tokio::spawn(stop_on_signal(stop));
+    let signals = Signals::listen().context("cannot listen for signals")?;
+    tokio::spawn(stop_on_signal(signals, stop));
     say(&format!("{name}: http://{address} (ctrl-c stops)"));
     serve(listener, app).await?;
     say("stopped; everything accepted is stored, or waits on disk");
@@ -91,28 +91,49 @@ fn say(line: &str) {
 }
 
 /// Cancels at the first signal and gives up at the second.
-async fn stop_on_signal(stop: CancellationToken) {
-    signal().await;
+async fn stop_on_signal(mut signals: Signals, stop: CancellationToken) {
+    signals.next().await;
     stop.cancel();
     eprintln!("stopping; again: give up at once");
-    signal().await;
+    signals.next().await;
     exit(1);
 }
 
+/// The signals that stop it, heard as soon as it is made: before the address is told.
 #[cfg(unix)]
-async fn signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        let _ = ctrl_c().await;
-        return;
-    };
-    tokio::select! {
-        _ = ctrl_c() => {}
-        _ = terminate.recv() => {}
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }
 
 #[cfg(not(unix))]
-async fn signal() {
-    let _ = ctrl_c().await;
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        let _ = tokio::signal::ctrl_c().await;
+    }
 }

@@ -160,7 +160,8 @@ async fn what_is_accepted_survives_a_kill() {
             let id = child.id().unwrap().to_string();
             let sent = Command::new("kill").args(["-s", "TERM", &id]).status();
             assert!(sent.await.unwrap().success());
-            assert!(end(child).await.status.success());
+            let output = end(child).await;
+            assert!(output.status.success(), "{output:?}");
             break;
         }
         let jobs = (0..JOBS).map(|job| {
