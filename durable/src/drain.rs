@@ -3,6 +3,7 @@
 mod attempts;
 mod batch;
 mod builder;
+mod calls;
 mod report;
 mod worker;
 

@@ -120,6 +120,18 @@ pub struct NewJob {
     pub payload: Bytes,
 }
 
+impl NewJob {
+    /// Returns whether a store takes it that takes so many bytes.
+    pub(crate) fn check(&self, max_payload: usize) -> Result<(), Refusal> {
+        self.id.check()?;
+        let (size, limit) = (self.payload.len(), max_payload);
+        match size > limit {
+            true => Err(Refusal::TooLarge { size, limit }),
+            false => Ok(()),
+        }
+    }
+}
+
 /// One delivery of one job.
 ///
 /// # Examples

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::job::{DeadJob, Depth, JobId, Leased, NewJob};
-use crate::outcome::{Appended, Refusal, Settled, Verdict};
+use crate::outcome::{Appended, Settled, Verdict};
 use crate::store::{DeadLetters, Store};
 
 /// A [`Store`] in memory, for tests: it behaves as one on disk does, but nothing survives
@@ -380,15 +380,6 @@ impl Inner {
     fn system_time(&self, now: Instant) -> SystemTime {
         self.started.1 + now.saturating_duration_since(self.started.0)
     }
-
-    fn refusal(&self, job: &NewJob) -> Option<Refusal> {
-        let (size, limit) = (job.payload.len(), self.options.max_payload);
-        match job.id.check() {
-            Err(refusal) => Some(refusal),
-            Ok(()) if size > limit => Some(Refusal::TooLarge { size, limit }),
-            Ok(()) => None,
-        }
-    }
 }
 
 impl State {
@@ -505,9 +496,8 @@ impl State {
                 {
                     let NewJob { id, codec, payload } = new;
                     let reason = reason.clone();
-                    let id2 = id.clone();
                     let dead = DeadJob {
-                        id,
+                        id: id.clone(),
                         attempt,
                         codec,
                         payload,
@@ -515,7 +505,7 @@ impl State {
                         died,
                         reason,
                     };
-                    self.dead.insert(id2, dead);
+                    self.dead.insert(id, dead);
                 }
             }
             Verdict::Release => {
@@ -565,7 +555,7 @@ impl Store for MemoryStore {
         let (mut state, now) = self.inner.at_present();
         let appended = self.inner.system_time(now);
         let append = |job: &NewJob| {
-            if let Some(refusal) = self.inner.refusal(job) {
+            if let Err(refusal) = job.check(self.inner.options.max_payload) {
                 return Appended::Refused(refusal);
             }
             if state.ids.contains_key(&job.id) {

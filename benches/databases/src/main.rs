@@ -10,7 +10,6 @@ mod flight;
 mod postgres;
 mod report;
 mod scratch;
-mod server;
 mod sqlite;
 mod ways;
 
@@ -22,10 +21,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use contender::Contender;
 use flight::Flights;
+use microbatch_postgres::{Server, is_version, programs};
 use postgres::Postgres;
 use report::{Figures, Line};
 use scratch::Scratch;
-use server::Server;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -60,7 +59,7 @@ async fn compare() -> anyhow::Result<()> {
     let rounds = rounds()?;
     let flights = Flights::read()?;
     let folder = Scratch::new("sqlite")?;
-    let programs = server::programs();
+    let programs = programs().find(|folder| is_version(folder, 15));
     let installed = programs.is_some();
     let server = programs.map(Server::start).transpose();
     let (server, left_out) = match server {

@@ -25,7 +25,7 @@ pub(crate) async fn run(
 ) -> anyhow::Result<Ledger> {
     let started = Instant::now();
     let mut ledger = Ledger::default();
-    let mut progress = Progress::new(flights.len() as u64);
+    let mut progress = Progress::new(flights.len() as u64)?;
     let mut kills = moments(options.kills, flights.len() as u64).into_iter();
     loop {
         let kill_at = kills.next();

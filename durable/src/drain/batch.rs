@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
 use super::report::DrainReport;
-use super::worker::{Place, Shared, WrongCount, ask};
+use super::worker::{Place, Shared};
 use crate::codec::Codec;
 use crate::job::Leased;
 use crate::outcome::{IntoVerdict, Settled, Verdict, describe};
@@ -174,27 +174,17 @@ where
                 .map(|(at, job)| (at, job.lease.clone()))
                 .unzip();
             pause = period;
-            match ask(|| self.store.extend(&leases)).await {
-                Ok(answers) if answers.len() == leases.len() => {
-                    for (at, answer) in held.into_iter().zip(answers) {
-                        lost[at] = answer == Settled::Lost;
-                    }
-                    if lost.iter().all(|lost| *lost) {
-                        return;
-                    }
-                    continue;
-                }
-                Ok(answers) => {
-                    let error = WrongCount {
-                        answers: answers.len(),
-                        jobs: leases.len(),
-                    };
-                    self.count_store_error("extend", &error);
-                }
-                Err(error) => self.count_store_error("extend", &error),
+            let Some(answers) = self.extend(&leases).await else {
+                // Soon again: two thirds of the time are left at the first error.
+                pause = period / 8;
+                continue;
+            };
+            for (at, answer) in held.into_iter().zip(answers) {
+                lost[at] = answer == Settled::Lost;
             }
-            // Soon again: two thirds of the time are left at the first error.
-            pause = period / 8;
+            if lost.iter().all(|lost| *lost) {
+                return;
+            }
         }
     }
 

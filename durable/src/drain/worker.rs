@@ -9,14 +9,13 @@
 //! - Whatever is leased belongs to a task of the tracker, which settles or releases it
 //!   also if the future of the loop is dropped.
 
-use std::error::Error;
+use std::iter;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use microbatch::{BatchProcessor, CancellationToken};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::attempts::{self, Limits, NextLease, Plan};
@@ -24,14 +23,10 @@ use super::report::{DrainError, DrainReport, Drained};
 use crate::codec::Codec;
 use crate::job::Leased;
 use crate::outcome::{IntoVerdict, Settled, Verdict};
-use crate::panics::catch_async;
 use crate::store::Store;
 
 pub(super) type Backoff = dyn Fn(u32) -> Duration + Send + Sync;
 pub(super) type Hook = dyn Fn(&DrainReport<'_>) + Send + Sync;
-
-/// A pause after an empty answer of a store, which should have waited instead.
-const EMPTY_PAUSE: Duration = Duration::from_millis(10);
 
 /// What the loop and its tasks share.
 pub(super) struct Shared<S, P, C> {
@@ -51,13 +46,84 @@ pub(super) struct Shared<S, P, C> {
 pub(super) struct Counts {
     pub(super) drained: Drained,
     /// Jobs that the store did not take back in time.
-    unreleased: usize,
+    pub(super) unreleased: usize,
 }
 
-/// What a batch occupies: a slot while it is processed, a turn until it is settled.
+/// The places of batches: a slot while one is processed, a turn until it is settled. A
+/// lease waits for both.
+struct Room {
+    in_flight: u32,
+    slots: Arc<Semaphore>,
+    /// Twice as many, so that as many batches again may be settled meanwhile; a store that
+    /// fails stops the loop.
+    turns: Arc<Semaphore>,
+}
+
+/// What a lease occupies: a slot and a turn, or all of them.
+struct LeasePlace {
+    slot: OwnedSemaphorePermit,
+    turn: OwnedSemaphorePermit,
+}
+
+/// What a batch occupies. The batches of one lease share its turn.
 pub(super) struct Place {
     pub(super) slot: OwnedSemaphorePermit,
     pub(super) turn: Arc<OwnedSemaphorePermit>,
+}
+
+impl Room {
+    fn new(max_in_flight: usize) -> Self {
+        // All can be acquired at once, which is by `u32`.
+        let most = u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX) / 2;
+        let in_flight = u32::try_from(max_in_flight).map_or(most, |n| n.min(most));
+        Self {
+            in_flight,
+            slots: Arc::new(Semaphore::new(in_flight as usize)),
+            turns: Arc::new(Semaphore::new(2 * in_flight as usize)),
+        }
+    }
+
+    /// Waits for a place; alone, until nothing is processed or unsettled.
+    async fn wait(&self, alone: bool) -> Option<LeasePlace> {
+        let (turns, slots) = match alone {
+            true => (2 * self.in_flight, self.in_flight),
+            false => (1, 1),
+        };
+        let turn = Arc::clone(&self.turns)
+            .acquire_many_owned(turns)
+            .await
+            .ok()?;
+        let slot = Arc::clone(&self.slots)
+            .acquire_many_owned(slots)
+            .await
+            .ok()?;
+        Some(LeasePlace { slot, turn })
+    }
+
+    /// Returns places for so many batches of a lease, or as many as there are.
+    fn more(
+        &self,
+        first: OwnedSemaphorePermit,
+        turn: &Arc<OwnedSemaphorePermit>,
+        batches: usize,
+    ) -> Vec<Place> {
+        let further = || Arc::clone(&self.slots).try_acquire_owned().ok();
+        let slots = iter::once(first).chain(iter::from_fn(further));
+        let places = slots.take(batches).map(|slot| Place {
+            slot,
+            turn: Arc::clone(turn),
+        });
+        places.collect()
+    }
+}
+
+impl LeasePlace {
+    /// Keeps one slot and one turn, and gives the others back.
+    fn share(&mut self) {
+        for permit in [&mut self.slot, &mut self.turn] {
+            drop(permit.split(permit.num_permits() - 1));
+        }
+    }
 }
 
 impl<S, P, C> Shared<S, P, C>
@@ -76,64 +142,31 @@ where
         P: BatchProcessor<J, R>,
         C: Codec<J>,
     {
-        // All can be acquired at once, which is by `u32`.
-        let most =
-            (u32::MAX / 2).min(u32::try_from(Semaphore::MAX_PERMITS / 2).unwrap_or(u32::MAX));
-        let in_flight = u32::try_from(self.max_in_flight).map_or(most, |n| n.min(most));
-        let slots = Arc::new(Semaphore::new(in_flight as usize));
-        // As many again may be settled meanwhile: a store that fails stops the loop.
-        let turns = Arc::new(Semaphore::new(2 * in_flight as usize));
+        let room = Room::new(self.max_in_flight);
         let tasks = TaskTracker::new();
         let give_back = CancellationToken::new();
         let _given_back_on_drop = give_back.clone().drop_guard();
         let mut next = NextLease::FIRST;
         loop {
             let leased = async {
-                // With all turns, everything is settled.
-                let (all_turns, all_slots) = match next.alone {
-                    true => (2 * in_flight, in_flight),
-                    false => (1, 1),
-                };
-                let turn = Arc::clone(&turns)
-                    .acquire_many_owned(all_turns)
-                    .await
-                    .ok()?;
-                let slot = Arc::clone(&slots)
-                    .acquire_many_owned(all_slots)
-                    .await
-                    .ok()?;
-                Some((turn, slot, self.lease(next.max).await))
+                let place = room.wait(next.alone).await?;
+                Some((place, self.lease(next.max).await))
             };
             // Cancelled first, so that a stop leases nothing more.
-            let (mut turn, mut slot, leased) = tokio::select! {
+            let (mut place, leased) = tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
                 Some(leased) = leased => leased,
                 else => break,
             };
-            let free_slots = 1 + slots.available_permits();
-            let plan = attempts::plan(leased, self.limits, free_slots, next.alone);
+            let free = 1 + room.slots.available_permits();
+            let plan = attempts::plan(leased, self.limits, free, next.alone);
             if next.alone && !plan.next.alone {
-                // Others may come beside it.
-                drop((
-                    turn.split(2 * in_flight as usize - 1),
-                    slot.split(in_flight as usize - 1),
-                ));
+                place.share();
             }
             next = plan.next;
-            let turn = Arc::new(turn);
-            let mut slot = Some(slot);
-            let free_slot = || {
-                slot.take()
-                    .or_else(|| Arc::clone(&slots).try_acquire_owned().ok())
-            };
-            let places: Vec<_> = std::iter::from_fn(free_slot)
-                .take(plan.batches.len())
-                .map(|slot| Place {
-                    slot,
-                    turn: Arc::clone(&turn),
-                })
-                .collect();
+            let turn = Arc::new(place.turn);
+            let places = room.more(place.slot, &turn, plan.batches.len());
             self.start::<J, R>(plan, places, turn, &tasks, &give_back);
         }
         tasks.close();
@@ -227,75 +260,6 @@ where
         }
     }
 
-    /// Leases, however often the store fails.
-    async fn lease(&self, max: usize) -> Vec<Leased<S::Lease>> {
-        let mut pauses = store_pauses();
-        loop {
-            match ask(|| self.store.lease(max)).await {
-                Ok(leased) if leased.is_empty() => sleep(EMPTY_PAUSE).await,
-                Ok(leased) => return leased,
-                Err(error) => sleep(self.pause_after("lease", &error, &mut pauses)).await,
-            }
-        }
-    }
-
-    /// Settles, however often the store fails, until a stop runs out of time. Answers for
-    /// each whether its lease held.
-    pub(super) async fn settle(
-        &self,
-        verdicts: &[(S::Lease, Verdict)],
-        give_back: &CancellationToken,
-    ) -> Vec<Settled> {
-        if verdicts.is_empty() {
-            return Vec::new();
-        }
-        let out_of_time = async {
-            give_back.cancelled().await;
-            sleep(self.shutdown_timeout).await;
-        };
-        tokio::select! {
-            biased;
-            answers = self.settle_until_answered(verdicts) => answers,
-            () = out_of_time => {
-                let jobs = verdicts.len();
-                tracing::error!(
-                    name = self.name, jobs,
-                    "the store did not take the jobs back; they are due when their leases end",
-                );
-                self.counts().unreleased += jobs;
-                vec![Settled::Unknown; jobs]
-            }
-        }
-    }
-
-    async fn settle_until_answered(&self, verdicts: &[(S::Lease, Verdict)]) -> Vec<Settled> {
-        let mut pauses = store_pauses();
-        let mut repeated = false;
-        loop {
-            let pause = match ask(|| self.store.settle(verdicts)).await {
-                Ok(mut answers) if answers.len() == verdicts.len() => {
-                    // An earlier call may have settled what this one calls lost.
-                    for answer in answers.iter_mut().filter(|_| repeated) {
-                        if *answer == Settled::Lost {
-                            *answer = Settled::Unknown;
-                        }
-                    }
-                    return answers;
-                }
-                Ok(answers) => {
-                    let error = WrongCount {
-                        answers: answers.len(),
-                        jobs: verdicts.len(),
-                    };
-                    self.pause_after("settle", &error, &mut pauses)
-                }
-                Err(error) => self.pause_after("settle", &error, &mut pauses),
-            };
-            repeated = true;
-            sleep(pause).await;
-        }
-    }
-
     pub(super) fn log_dead(&self, job: &Leased<S::Lease>, reason: &str) {
         tracing::error!(
             name = self.name, id = %job.id, attempt = job.attempt, reason,
@@ -303,66 +267,7 @@ where
         );
     }
 
-    /// Returns how long to wait before the store is asked again.
-    fn pause_after(
-        &self,
-        call: &str,
-        error: &(dyn Error + 'static),
-        pauses: &mut ExponentialBackoff,
-    ) -> Duration {
-        self.count_store_error(call, error);
-        pauses.next().unwrap_or(EMPTY_PAUSE)
-    }
-
-    pub(super) fn count_store_error(&self, call: &str, error: &(dyn Error + 'static)) {
-        tracing::warn!(
-            name = self.name,
-            call,
-            error,
-            "the store failed; it is asked again"
-        );
-        self.counts().drained.store_errors += 1;
-    }
-
     pub(super) fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Why a call of the store has no answer.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum CallError<E> {
-    #[error(transparent)]
-    Failed(E),
-    #[error("the store panicked: {0}")]
-    Panicked(String),
-}
-
-/// Calls the store. A panic of it is one more error: the leases of a task that panicked
-/// would last as long as the process.
-pub(super) async fn ask<T, E, F>(call: impl FnOnce() -> F) -> Result<T, CallError<E>>
-where
-    F: Future<Output = Result<T, E>>,
-{
-    match catch_async(call).await {
-        Ok(answer) => answer.map_err(CallError::Failed),
-        Err(message) => Err(CallError::Panicked(message)),
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("the store answered {answers} times for {jobs} jobs")]
-pub(super) struct WrongCount {
-    pub(super) answers: usize,
-    pub(super) jobs: usize,
-}
-
-/// Pauses between two calls of a store that fails: from 20 ms to 5 s, with jitter.
-fn store_pauses() -> ExponentialBackoff {
-    ExponentialBuilder::new()
-        .with_min_delay(Duration::from_millis(20))
-        .with_max_delay(Duration::from_secs(5))
-        .with_jitter()
-        .without_max_times()
-        .build()
 }

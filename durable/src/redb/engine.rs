@@ -321,11 +321,12 @@ impl<'a, 'txn> Batch<'a, 'txn> {
     fn execute(&mut self, command: Command) -> Result<Answer, ::redb::Error> {
         Ok(match command {
             Command::Append(jobs) => {
+                let max_payload = self.shared.options.max_payload;
                 let answers = jobs.iter().map(|job| {
-                    Ok(match self.shared.refusal(job) {
-                        Some(refusal) => Appended::Refused(refusal),
-                        None if self.tables.append(job)? => Appended::New,
-                        None => Appended::Duplicate,
+                    Ok(match job.check(max_payload) {
+                        Err(refusal) => Appended::Refused(refusal),
+                        Ok(()) if self.tables.append(job)? => Appended::New,
+                        Ok(()) => Appended::Duplicate,
                     })
                 });
                 Answer::Append(answers.collect::<Result<_, ::redb::Error>>()?)

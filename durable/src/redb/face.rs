@@ -15,7 +15,7 @@ use super::engine::{Answer, Command, Engine, Held};
 use super::error::RedbError;
 use crate::gather;
 use crate::job::{DeadJob, Depth, JobId, Leased, NewJob};
-use crate::outcome::{Appended, Refusal, Settled, Verdict, describe};
+use crate::outcome::{Appended, Settled, Verdict, describe};
 use crate::store::{DeadLetters, Store};
 
 /// The longest sleep until a delayed job is due: the clock may be set meanwhile.
@@ -509,15 +509,6 @@ impl Shared {
 
     pub(super) fn set_opened(&self) {
         self.opened.store(true, Ordering::Release);
-    }
-
-    pub(super) fn refusal(&self, job: &NewJob) -> Option<Refusal> {
-        let (size, limit) = (job.payload.len(), self.options.max_payload);
-        match job.id.check() {
-            Err(refusal) => Some(refusal),
-            Ok(()) if size > limit => Some(Refusal::TooLarge { size, limit }),
-            Ok(()) => None,
-        }
     }
 
     fn error_of(&self, error: &JobError) -> RedbError {

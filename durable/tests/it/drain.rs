@@ -5,50 +5,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backon::ConstantBuilder;
-use microbatch::{BatchProcessor, BatchProcessorExt, BuildError};
+use microbatch::{BatchProcessorExt, BuildError};
 use microbatch_durable::{
-    CancellationToken, DeadLetters, Drain, DrainBuilder, DrainError, Drained, Durable, IntoVerdict,
-    Leased, MemoryLease, MemoryStore, NewJob, Settled, Store, Verdict,
+    CancellationToken, DeadLetters, Drain, DrainError, Drained, IntoVerdict, MemoryLease,
+    MemoryStore, NewJob, Store, Verdict,
 };
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::support::{Hooked, Moment, NoRoom, drain_all, fill};
+
 /// The batches that a processor saw.
 type Seen = Arc<Mutex<Vec<Vec<u32>>>>;
-
-async fn fill(store: &MemoryStore, jobs: impl IntoIterator<Item = u32>) {
-    let front = Durable::builder(store.clone())
-        .build_running(CancellationToken::new())
-        .unwrap();
-    let jobs = jobs.into_iter().map(|job| (format!("{job:05}"), job));
-    for answer in front.submit_all(jobs).await {
-        assert!(answer.unwrap().is_accepted());
-    }
-}
-
-/// Runs a drain until the store has nothing but dead letters.
-async fn drain_all<J, R, P>(
-    store: &MemoryStore,
-    builder: DrainBuilder<MemoryStore, J, R, P>,
-) -> Drained
-where
-    J: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
-    R: IntoVerdict + Send + 'static,
-    P: BatchProcessor<J, R>,
-{
-    let cancel = CancellationToken::new();
-    let drain = tokio::spawn(builder.build().unwrap().run(cancel.clone()));
-    let empty = async {
-        while store.depth().await.unwrap().pending() > 0 {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(Duration::from_secs(100_000), empty)
-        .await
-        .expect("the store becomes empty");
-    cancel.cancel();
-    drain.await.unwrap().unwrap()
-}
 
 fn dead_ids(dead: &[microbatch_durable::DeadJob]) -> Vec<&str> {
     dead.iter().map(|job| &*job.id).collect()
@@ -407,9 +375,7 @@ async fn a_process_that_dies_counts_an_attempt_only_for_what_it_processed() {
                 Ok::<_, String>(vec![(); jobs.len()])
             }
         };
-        let drain = Drain::builder(CrashStore(store.clone()), processor)
-            .build()
-            .unwrap();
+        let drain = Drain::builder(store.clone(), processor).build().unwrap();
         let cancel = CancellationToken::new();
         let empty = async {
             while store.depth().await.unwrap().pending() > 0 {
@@ -435,39 +401,6 @@ async fn a_process_that_dies_counts_an_attempt_only_for_what_it_processed() {
     assert_eq!(deaths, 5);
     let dead = store.list(None, 100).await.unwrap();
     assert_eq!(dead_ids(&dead), ["00041"]);
-}
-
-/// A store whose leases are of one process: all of them are lost by `restart`.
-struct CrashStore(MemoryStore);
-
-impl Store for CrashStore {
-    type Lease = MemoryLease;
-    type Error = std::convert::Infallible;
-
-    async fn append(
-        &self,
-        jobs: &[NewJob],
-    ) -> Result<Vec<microbatch_durable::Appended>, Self::Error> {
-        self.0.append(jobs).await
-    }
-    async fn lease(&self, max: usize) -> Result<Vec<Leased<MemoryLease>>, Self::Error> {
-        self.0.lease(max).await
-    }
-    async fn settle(
-        &self,
-        verdicts: &[(MemoryLease, Verdict)],
-    ) -> Result<Vec<Settled>, Self::Error> {
-        self.0.settle(verdicts).await
-    }
-    async fn extend(&self, leases: &[MemoryLease]) -> Result<Vec<Settled>, Self::Error> {
-        self.0.extend(leases).await
-    }
-    fn lease_time(&self) -> Option<Duration> {
-        self.0.lease_time()
-    }
-    async fn depth(&self) -> Result<microbatch_durable::Depth, Self::Error> {
-        self.0.depth().await
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -647,37 +580,17 @@ async fn a_processor_that_settles_itself_is_believed() {
     // Stands for a processor that settles together with its effects.
     let leases: Arc<Mutex<Vec<MemoryLease>>> = Arc::default();
     let (settling, noted) = (store.clone(), Arc::clone(&leases));
-    struct Noting(MemoryStore, Arc<Mutex<Vec<MemoryLease>>>);
-    impl Store for Noting {
-        type Lease = MemoryLease;
-        type Error = std::convert::Infallible;
-        async fn append(
-            &self,
-            jobs: &[NewJob],
-        ) -> Result<Vec<microbatch_durable::Appended>, Self::Error> {
-            self.0.append(jobs).await
+    let noting = Hooked::new(&store, move |moment| {
+        match moment {
+            Moment::Leased(jobs) => {
+                let leases = jobs.iter().map(|job| job.lease.clone());
+                noted.lock().unwrap().extend(leases);
+            }
+            Moment::Settle => panic!("nothing is left to settle"),
+            _ => {}
         }
-        async fn lease(&self, max: usize) -> Result<Vec<Leased<MemoryLease>>, Self::Error> {
-            let leased = self.0.lease(max).await?;
-            self.1
-                .lock()
-                .unwrap()
-                .extend(leased.iter().map(|job| job.lease.clone()));
-            Ok(leased)
-        }
-        async fn settle(&self, _: &[(MemoryLease, Verdict)]) -> Result<Vec<Settled>, Self::Error> {
-            panic!("nothing is left to settle")
-        }
-        async fn extend(&self, leases: &[MemoryLease]) -> Result<Vec<Settled>, Self::Error> {
-            self.0.extend(leases).await
-        }
-        fn lease_time(&self) -> Option<Duration> {
-            None
-        }
-        async fn depth(&self) -> Result<microbatch_durable::Depth, Self::Error> {
-            self.0.depth().await
-        }
-    }
+        Ok(())
+    });
     let processor = move |jobs: Vec<u32>| {
         let leases = std::mem::take(&mut *leases.lock().unwrap());
         let store = settling.clone();
@@ -690,33 +603,22 @@ async fn a_processor_that_settles_itself_is_believed() {
             Ok::<_, String>(vec![Verdict::Settled; jobs.len()])
         }
     };
-    let cancel = CancellationToken::new();
-    let drain = Drain::builder(Noting(store.clone(), noted), processor)
-        .build()
-        .unwrap();
-    let run = tokio::spawn(drain.run(cancel.clone()));
-    while store.depth().await.unwrap().pending() > 0 {
-        sleep(Duration::from_millis(1)).await;
-    }
-    cancel.cancel();
-    let drained = run.await.unwrap().unwrap();
+    let drained = drain_all(&store, Drain::builder(noting, processor)).await;
     assert_eq!((drained.done, drained.unknown, drained.lost), (3, 0, 0));
 }
 
-/// Fails its first calls of each kind, and never settles if told so.
-struct Failing {
-    store: MemoryStore,
-    failures: Mutex<[u32; 2]>,
-    never_settles: bool,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("no room")]
-struct NoRoom;
-
-impl Failing {
-    fn fail(&self, call: usize) -> Result<(), NoRoom> {
-        let left = &mut self.failures.lock().unwrap()[call];
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_for_a_while_ends_no_drain_and_loses_nothing() {
+    let store = MemoryStore::new();
+    fill(&store, 0..50).await;
+    let failures = Mutex::new([7, 9]);
+    let failing = Hooked::new(&store, move |moment| {
+        let call = match moment {
+            Moment::Lease => 0,
+            Moment::Settle => 1,
+            _ => return Ok(()),
+        };
+        let left: &mut u32 = &mut failures.lock().unwrap()[call];
         match *left {
             0 => Ok(()),
             _ => {
@@ -724,55 +626,9 @@ impl Failing {
                 Err(NoRoom)
             }
         }
-    }
-}
-
-impl Store for Failing {
-    type Lease = MemoryLease;
-    type Error = NoRoom;
-    async fn append(&self, jobs: &[NewJob]) -> Result<Vec<microbatch_durable::Appended>, NoRoom> {
-        Ok(self.store.append(jobs).await.unwrap())
-    }
-    async fn lease(&self, max: usize) -> Result<Vec<Leased<MemoryLease>>, NoRoom> {
-        self.fail(0)?;
-        Ok(self.store.lease(max).await.unwrap())
-    }
-    async fn settle(&self, verdicts: &[(MemoryLease, Verdict)]) -> Result<Vec<Settled>, NoRoom> {
-        if self.never_settles {
-            return Err(NoRoom);
-        }
-        self.fail(1)?;
-        Ok(self.store.settle(verdicts).await.unwrap())
-    }
-    async fn extend(&self, leases: &[MemoryLease]) -> Result<Vec<Settled>, NoRoom> {
-        Ok(self.store.extend(leases).await.unwrap())
-    }
-    fn lease_time(&self) -> Option<Duration> {
-        self.store.lease_time()
-    }
-    async fn depth(&self) -> Result<microbatch_durable::Depth, NoRoom> {
-        Ok(self.store.depth().await.unwrap())
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_store_that_fails_for_a_while_ends_no_drain_and_loses_nothing() {
-    let store = MemoryStore::new();
-    fill(&store, 0..50).await;
-    let failing = Failing {
-        store: store.clone(),
-        failures: Mutex::new([7, 9]),
-        never_settles: false,
-    };
+    });
     let processor = |jobs: Vec<u32>| async move { Ok::<_, String>(vec![(); jobs.len()]) };
-    let cancel = CancellationToken::new();
-    let drain = Drain::builder(failing, processor).build().unwrap();
-    let run = tokio::spawn(drain.run(cancel.clone()));
-    while store.depth().await.unwrap().pending() > 0 {
-        sleep(Duration::from_millis(10)).await;
-    }
-    cancel.cancel();
-    let drained = run.await.unwrap().unwrap();
+    let drained = drain_all(&store, Drain::builder(failing, processor)).await;
     assert_eq!((drained.done, drained.store_errors), (50, 16));
 }
 
@@ -780,11 +636,10 @@ async fn a_store_that_fails_for_a_while_ends_no_drain_and_loses_nothing() {
 async fn a_stop_over_a_store_that_takes_nothing_back_ends_and_says_so() {
     let store = MemoryStore::new();
     fill(&store, 0..50).await;
-    let failing = Failing {
-        store: store.clone(),
-        failures: Mutex::default(),
-        never_settles: true,
-    };
+    let failing = Hooked::new(&store, |moment| match moment {
+        Moment::Settle => Err(NoRoom),
+        _ => Ok(()),
+    });
     let processor = |jobs: Vec<u32>| async move { Ok::<_, String>(vec![(); jobs.len()]) };
     let cancel = CancellationToken::new();
     let drain = Drain::builder(failing, processor).build().unwrap();

@@ -2,7 +2,6 @@
 //! drained, retried and settled over answers that are late, missing or lost.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,18 +9,12 @@ use std::time::Duration;
 use backon::ConstantBuilder;
 use microbatch::BatchProcessor;
 use microbatch_durable::{
-    Appended, CancellationToken, DeadLetters, Depth, Drain, Drained, Durable, Faulty, FaultyError,
-    Leased, MemoryStore, NewJob, RedbStore, Settled, Store, Verdict, conformance,
+    CancellationToken, DeadLetters, Drain, Drained, Durable, Faulty, FaultyError, MemoryStore,
+    RedbStore, Settled, Store, Verdict, conformance,
 };
 use tokio::time::{sleep, timeout};
 
-fn job(id: &str) -> NewJob {
-    NewJob {
-        id: id.into(),
-        codec: "json".into(),
-        payload: id.to_owned().into(),
-    }
-}
+use crate::support::{Hooked, Moment, NoRoom, drain_all, fill, job};
 
 fn quiet(store: MemoryStore) -> Faulty<MemoryStore> {
     Faulty::new(store, 0)
@@ -357,72 +350,28 @@ async fn a_drain_over_a_file_that_fails() {
 
 /// A store the first calls of which fail: an extension that is not done, or a settlement
 /// whose answer is lost.
-#[derive(Clone)]
-struct FailsFirst {
-    store: MemoryStore,
-    extension: Arc<AtomicBool>,
-    settlement: Arc<AtomicBool>,
-}
-
-impl FailsFirst {
-    fn new(store: &MemoryStore, extension: bool, settlement: bool) -> Self {
-        Self {
-            store: store.clone(),
-            extension: Arc::new(extension.into()),
-            settlement: Arc::new(settlement.into()),
-        }
-    }
-}
-
-impl Store for FailsFirst {
-    type Lease = <MemoryStore as Store>::Lease;
-    type Error = FaultyError<Infallible>;
-
-    async fn append(&self, jobs: &[NewJob]) -> Result<Vec<Appended>, Self::Error> {
-        self.store.append(jobs).await.map_err(FaultyError::Store)
-    }
-
-    async fn lease(&self, max: usize) -> Result<Vec<Leased<Self::Lease>>, Self::Error> {
-        self.store.lease(max).await.map_err(FaultyError::Store)
-    }
-
-    async fn settle(
-        &self,
-        verdicts: &[(Self::Lease, Verdict)],
-    ) -> Result<Vec<Settled>, Self::Error> {
-        let answers = self
-            .store
-            .settle(verdicts)
-            .await
-            .map_err(FaultyError::Store)?;
-        match self.settlement.swap(false, Ordering::Relaxed) {
-            true => Err(FaultyError::Injected),
-            false => Ok(answers),
-        }
-    }
-
-    async fn extend(&self, leases: &[Self::Lease]) -> Result<Vec<Settled>, Self::Error> {
-        match self.extension.swap(false, Ordering::Relaxed) {
-            true => Err(FaultyError::Injected),
-            false => self.store.extend(leases).await.map_err(FaultyError::Store),
-        }
-    }
-
-    fn lease_time(&self) -> Option<Duration> {
-        self.store.lease_time()
-    }
-
-    async fn depth(&self) -> Result<Depth, Self::Error> {
-        self.store.depth().await.map_err(FaultyError::Store)
-    }
+fn fails_first(store: &MemoryStore, extension: bool, settlement: bool) -> Hooked {
+    let (extension, settlement) = (AtomicBool::new(extension), AtomicBool::new(settlement));
+    Hooked::new(store, move |moment| {
+        let fails = match moment {
+            Moment::Extend => extension.swap(false, Ordering::Relaxed),
+            Moment::Settled => settlement.swap(false, Ordering::Relaxed),
+            _ => false,
+        };
+        if fails { Err(NoRoom) } else { Ok(()) }
+    })
 }
 
 /// Drains one job whose processing is `process`.
-async fn drain_one<F>(store: FailsFirst, process: impl Fn() -> F + Send + Sync + 'static) -> Drained
+async fn drain_one<F>(
+    store: &MemoryStore,
+    hooked: Hooked,
+    process: impl Fn() -> F + Send + Sync + 'static,
+) -> Drained
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    store.append(&[job("1")]).await.unwrap();
+    fill(store, [1]).await;
     let processor = move |jobs: Vec<u32>| {
         let processed = process();
         async move {
@@ -430,19 +379,7 @@ where
             Ok::<_, String>(vec![(); jobs.len()])
         }
     };
-    let cancel = CancellationToken::new();
-    let drain = Drain::builder(store.clone(), processor).build().unwrap();
-    let drain = tokio::spawn(drain.run(cancel.clone()));
-    let empty = async {
-        while store.depth().await.unwrap().pending() > 0 {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(Duration::from_secs(10_000), empty)
-        .await
-        .expect("the store becomes empty");
-    cancel.cancel();
-    drain.await.unwrap().unwrap()
+    drain_all(store, Drain::builder(hooked, processor)).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -450,16 +387,17 @@ async fn an_extension_that_failed_is_repeated_while_the_lease_holds() {
     let store = MemoryStore::builder()
         .lease_time(Duration::from_secs(30))
         .build();
-    let store = FailsFirst::new(&store, true, false);
-    let drained = drain_one(store, || sleep(Duration::from_secs(200))).await;
+    let hooked = fails_first(&store, true, false);
+    let drained = drain_one(&store, hooked, || sleep(Duration::from_secs(200))).await;
     assert_eq!((drained.done, drained.lost), (1, 0));
     assert_eq!((drained.batches, drained.store_errors), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_settlement_whose_answer_was_lost_is_neither_done_nor_lost() {
-    let store = FailsFirst::new(&MemoryStore::new(), false, true);
-    let drained = drain_one(store, async || ()).await;
+    let store = MemoryStore::new();
+    let hooked = fails_first(&store, false, true);
+    let drained = drain_one(&store, hooked, async || ()).await;
     assert_eq!((drained.done, drained.lost, drained.unknown), (0, 0, 1));
 }
 
@@ -474,6 +412,7 @@ async fn what_is_done_on_a_lost_lease_is_not_counted_as_done() {
         }
         std::future::ready(())
     };
-    let drained = drain_one(FailsFirst::new(&store, false, false), process).await;
+    let hooked = fails_first(&store, false, false);
+    let drained = drain_one(&store, hooked, process).await;
     assert_eq!((drained.done, drained.lost, drained.batches), (1, 1, 2));
 }

@@ -72,6 +72,12 @@ impl Disk {
         }
     }
 
+    async fn store(&self) -> RedbStore {
+        let disk = self.clone();
+        let store = RedbStore::builder().open_on(move || disk.clone());
+        store.await.unwrap()
+    }
+
     fn check(&self, end: u64) -> Result<(), io::Error> {
         match end > self.room.load(Ordering::Relaxed) {
             true => Err(io::Error::from(io::ErrorKind::StorageFull)),
@@ -175,11 +181,7 @@ async fn assert_all_there(store: &RedbStore, numbers: &[u32], attempt: u32) {
 async fn a_full_disk_loses_nothing_by_a_backend_that_says_so() {
     for sparse in [false, true] {
         let disk = Disk::new(4 * MIB, sparse);
-        let backend = disk.clone();
-        let store = RedbStore::builder()
-            .open_on(move || backend.clone())
-            .await
-            .unwrap();
+        let store = disk.store().await;
         let path = store.path().to_owned();
         let room = Arc::clone(&disk.room);
         let numbers = fill(&store, &path, async || {
@@ -194,11 +196,7 @@ async fn a_full_disk_loses_nothing_by_a_backend_that_says_so() {
 #[tokio::test]
 async fn a_full_disk_has_room_again_once_jobs_are_done() {
     let disk = Disk::new(4 * MIB, false);
-    let backend = disk.clone();
-    let store = RedbStore::builder()
-        .open_on(move || backend.clone())
-        .await
-        .unwrap();
+    let store = disk.store().await;
     let mut number = 0;
     // Leased before the disk is full: to lease takes room, too.
     store.append(&[job(number, 20_000)]).await.unwrap();
@@ -341,11 +339,7 @@ async fn a_new_store_on_a_disk_full_of_other_files_opens_once_there_is_room() {
 #[tokio::test]
 async fn a_drain_on_a_full_disk_tries_again_counts_and_goes_on() {
     let disk = Disk::new(4 * MIB, false);
-    let backend = disk.clone();
-    let store = RedbStore::builder()
-        .open_on(move || backend.clone())
-        .await
-        .unwrap();
+    let store = disk.store().await;
     let mut jobs = 0;
     while store.append(&[job(jobs, 20_000)]).await.is_ok() {
         jobs += 1;

@@ -8,3 +8,4 @@ mod front;
 mod model;
 mod redb;
 mod review;
+mod support;

@@ -2,17 +2,9 @@
 
 use std::time::Duration;
 
-use microbatch_durable::{
-    Appended, DeadLetters, NewJob, RedbError, RedbStore, Settled, Store, Verdict,
-};
+use microbatch_durable::{Appended, DeadLetters, RedbError, RedbStore, Settled, Store, Verdict};
 
-fn job(id: &str) -> NewJob {
-    NewJob {
-        id: id.into(),
-        codec: "json".into(),
-        payload: id.to_owned().into(),
-    }
-}
+use crate::support::job;
 
 #[tokio::test]
 async fn what_is_unsettled_comes_back_at_open_with_its_attempt_counted() {

@@ -6,47 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use microbatch::BatchProcessor;
 use microbatch_durable::{
-    Appended, CancellationToken, Codec, DeadLetters, Depth, Drain, DrainBuilder, Drained, Durable,
-    IntoVerdict, Json, Leased, MemoryLease, MemoryStore, NewJob, Refusal, Settled, Store, Verdict,
+    Appended, CancellationToken, Codec, DeadLetters, Drain, Durable, IntoVerdict, Json,
+    MemoryStore, Refusal, Store, Verdict,
 };
 use tokio::time::{sleep, timeout};
 
-async fn fill(store: &MemoryStore, jobs: std::ops::Range<u32>) {
-    let front = Durable::builder(store.clone())
-        .build_running(CancellationToken::new())
-        .unwrap();
-    for job in jobs {
-        let answer = front.submit(format!("{job:03}"), job).await;
-        assert_eq!(answer.unwrap(), Appended::New);
-    }
-}
-
-/// Runs a drain until no job waits.
-async fn drain_all<S, R, P, C>(
-    store: &MemoryStore,
-    builder: DrainBuilder<S, u32, R, P, C>,
-) -> Drained
-where
-    S: Store,
-    R: IntoVerdict + Send + 'static,
-    P: BatchProcessor<u32, R>,
-    C: Codec<u32>,
-{
-    let cancel = CancellationToken::new();
-    let drain = tokio::spawn(builder.build().unwrap().run(cancel.clone()));
-    let empty = async {
-        while store.depth().await.unwrap().pending() > 0 {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(Duration::from_secs(100_000), empty)
-        .await
-        .expect("the store becomes empty");
-    cancel.cancel();
-    drain.await.unwrap().unwrap()
-}
+use crate::support::{Hooked, Moment, NoRoom, drain_all, fill};
 
 /// Panics where it should give an error.
 struct Explosive {
@@ -94,7 +60,7 @@ async fn a_codec_that_panics_while_it_decodes_kills_that_job_alone() {
     let drained = drain_all(&store, builder).await;
     assert_eq!((drained.done, drained.dead, drained.retried), (99, 1, 0));
     let dead = store.list(None, 10).await.unwrap();
-    assert_eq!((&*dead[0].id, dead[0].attempt), ("007", 1));
+    assert_eq!((&*dead[0].id, dead[0].attempt), ("00007", 1));
     assert_eq!(
         dead[0].reason,
         "cannot be decoded as `json`: the codec panicked: no sevens"
@@ -145,93 +111,14 @@ async fn a_store_in_memory_takes_the_longest_lease_time() {
     assert_eq!(drained.done, 1);
 }
 
-/// What goes wrong in [`Odd`].
-#[derive(Clone, Copy, PartialEq)]
-enum Oddity {
-    LeasePanics,
-    SettlePanics,
-    ExtendPanics,
-    AppendLosesItsAnswer,
-}
-
-/// A store that goes wrong: with a panic in its first call, or in each append.
-struct Odd {
-    store: MemoryStore,
-    oddity: Oddity,
-    calls: AtomicUsize,
-}
-
-impl Odd {
-    fn new(store: &MemoryStore, oddity: Oddity) -> Self {
-        let (store, calls) = (store.clone(), AtomicUsize::new(0));
-        Self {
-            store,
-            oddity,
-            calls,
-        }
-    }
-
-    fn panic_first(&self, oddity: Oddity) {
-        let is_first = self.oddity == oddity && self.calls.fetch_add(1, Ordering::Relaxed) == 0;
-        assert!(!is_first, "the first call panics");
-    }
-}
-
-impl Store for Odd {
-    type Lease = MemoryLease;
-    type Error = std::io::Error;
-
-    async fn append(&self, jobs: &[NewJob]) -> Result<Vec<Appended>, Self::Error> {
-        let Ok(answers) = self.store.append(jobs).await;
-        match self.oddity {
-            Oddity::AppendLosesItsAnswer => Err(std::io::Error::other("no answer")),
-            _ => Ok(answers),
-        }
-    }
-
-    async fn lease(&self, max: usize) -> Result<Vec<Leased<MemoryLease>>, Self::Error> {
-        self.panic_first(Oddity::LeasePanics);
-        let Ok(leased) = self.store.lease(max).await;
-        Ok(leased)
-    }
-
-    async fn settle(
-        &self,
-        verdicts: &[(MemoryLease, Verdict)],
-    ) -> Result<Vec<Settled>, Self::Error> {
-        self.panic_first(Oddity::SettlePanics);
-        let Ok(answers) = self.store.settle(verdicts).await;
-        Ok(answers)
-    }
-
-    async fn extend(&self, leases: &[MemoryLease]) -> Result<Vec<Settled>, Self::Error> {
-        self.panic_first(Oddity::ExtendPanics);
-        let Ok(answers) = self.store.extend(leases).await;
-        Ok(answers)
-    }
-
-    fn lease_time(&self) -> Option<Duration> {
-        self.store.lease_time()
-    }
-
-    async fn depth(&self) -> Result<Depth, Self::Error> {
-        let Ok(depth) = self.store.depth().await;
-        Ok(depth)
-    }
-}
-
 /// A panic in `lease` ended the drain. One in `settle` ended a task unseen: its jobs were
 /// leased for as long as the process, and the drain said that all was well.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_panics_ends_no_drain_and_keeps_no_job() {
-    for oddity in [
-        Oddity::LeasePanics,
-        Oddity::SettlePanics,
-        Oddity::ExtendPanics,
-    ] {
+    for call in ["lease", "settle", "extend"] {
         let builder = MemoryStore::builder();
-        let store = match oddity {
-            Oddity::ExtendPanics => builder.lease_time(Duration::from_secs(30)).build(),
+        let store = match call {
+            "extend" => builder.lease_time(Duration::from_secs(30)).build(),
             _ => builder.build(),
         };
         fill(&store, 0..10).await;
@@ -239,8 +126,19 @@ async fn a_store_that_panics_ends_no_drain_and_keeps_no_job() {
             sleep(Duration::from_secs(15)).await;
             Ok::<_, String>(vec![(); jobs.len()])
         };
-        let odd = Odd::new(&store, oddity);
-        let drained = drain_all(&store, Drain::builder(odd, processor)).await;
+        let calls = AtomicUsize::new(0);
+        let panicking = Hooked::new(&store, move |moment| {
+            let of_call = match moment {
+                Moment::Lease => call == "lease",
+                Moment::Settle => call == "settle",
+                Moment::Extend => call == "extend",
+                _ => false,
+            };
+            let is_first = of_call && calls.fetch_add(1, Ordering::Relaxed) == 0;
+            assert!(!is_first, "the first call panics");
+            Ok(())
+        });
+        let drained = drain_all(&store, Drain::builder(panicking, processor)).await;
         assert_eq!((drained.done, drained.store_errors), (10, 1));
     }
 }
@@ -250,7 +148,11 @@ async fn a_store_that_panics_ends_no_drain_and_keeps_no_job() {
 #[tokio::test(start_paused = true)]
 async fn appends_without_an_answer_count_in_the_backlog() {
     let store = MemoryStore::new();
-    let front = Durable::<u32>::builder(Odd::new(&store, Oddity::AppendLosesItsAnswer))
+    let loses_answers = Hooked::new(&store, |moment| match moment {
+        Moment::Appended => Err(NoRoom),
+        _ => Ok(()),
+    });
+    let front = Durable::<u32>::builder(loses_answers)
         .max_pending(3)
         .build_running(CancellationToken::new())
         .unwrap();

@@ -212,8 +212,8 @@ fn answers(found: &[microbatch_search::Found<'_>]) -> Vec<(String, f32)> {
         .collect()
 }
 
-#[test]
-fn a_query_finds_what_means_the_same() {
+#[tokio::test]
+async fn a_query_finds_what_means_the_same() {
     let Some(files) = with_model("what a query finds") else {
         return;
     };
@@ -230,52 +230,40 @@ fn a_query_finds_what_means_the_same() {
     let folder = folder_with(&files);
     let files = Files::new(folder.path());
     let parts = Arc::new(Parts::with(&files, nouns, Vec::new(), 1).unwrap());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let search = Search::start(&parts, BATCHED).await.unwrap();
-        for (query, word) in [
-            ("the little animal that purrs", "kitten"),
-            ("it comes out of a hive and one eats it with bread", "honey"),
-            ("what one gets for labour", "wage"),
-            ("how late is it?", "clock"),
-        ] {
-            let found = search.search(query).await.unwrap();
-            assert_eq!(found[0].noun.word, word, "{query}");
-            // There are four, not five.
-            assert_eq!(found.len(), 4);
-        }
-    });
+    let search = Search::start(&parts, BATCHED).await.unwrap();
+    for (query, word) in [
+        ("the little animal that purrs", "kitten"),
+        ("it comes out of a hive and one eats it with bread", "honey"),
+        ("what one gets for labour", "wage"),
+        ("how late is it?", "clock"),
+    ] {
+        let found = search.search(query).await.unwrap();
+        assert_eq!(found[0].noun.word, word, "{query}");
+        // There are four, not five.
+        assert_eq!(found.len(), 4);
+    }
 }
 
-#[test]
-fn a_text_that_is_empty_or_too_long_is_refused_alone() {
+#[tokio::test]
+async fn a_text_that_is_empty_or_too_long_is_refused_alone() {
     let Some(files) = with_model("texts that are refused") else {
         return;
     };
     let parts = parts(&files);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let search = Search::start(&parts, BATCHED).await.unwrap();
-        let long = "cat ".repeat(MAX_TOKENS - 1);
-        let (refused, empty, answered) = tokio::join!(
-            search.search(&long),
-            search.search(" \n"),
-            search.search("cat")
-        );
-        assert!(matches!(
-            refused,
-            Err(Error::TooLong { tokens, limit: MAX_TOKENS }) if tokens == MAX_TOKENS + 1
-        ));
-        assert!(matches!(empty, Err(Error::Empty)));
-        assert_eq!(answered.unwrap().len(), 5);
-        assert_eq!(search.counted().queries, 1);
-    });
+    let search = Search::start(&parts, BATCHED).await.unwrap();
+    let long = "cat ".repeat(MAX_TOKENS - 1);
+    let (refused, empty, answered) = tokio::join!(
+        search.search(&long),
+        search.search(" \n"),
+        search.search("cat")
+    );
+    assert!(matches!(
+        refused,
+        Err(Error::TooLong { tokens, limit: MAX_TOKENS }) if tokens == MAX_TOKENS + 1
+    ));
+    assert!(matches!(empty, Err(Error::Empty)));
+    assert_eq!(answered.unwrap().len(), 5);
+    assert_eq!(search.counted().queries, 1);
 }
 
 #[test]

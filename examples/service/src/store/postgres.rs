@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, NoTls, Row};
 
 use super::StoreError;
@@ -65,22 +66,8 @@ impl Postgres {
              ORDER BY place RETURNING id"
         );
         let insert = client.prepare_cached(&sql).await?;
-        let rows = client
-            .query(
-                &insert,
-                &[
-                    &column(&flights, |flight| &flight.carrier),
-                    &column(&flights, |flight| flight.flight),
-                    &column(&flights, |flight| flight.tailnum.as_deref()),
-                    &column(&flights, |flight| &flight.origin),
-                    &column(&flights, |flight| &flight.dest),
-                    &column(&flights, |flight| &flight.time_hour),
-                    &column(&flights, |flight| flight.dep_delay),
-                    &column(&flights, |flight| flight.air_time),
-                    &column(&flights, |flight| flight.distance),
-                ],
-            )
-            .await?;
+        let columns = Columns::of(&flights);
+        let rows = client.query(&insert, &columns.parameters()).await?;
         let ids = rows.iter().map(|row| row.try_get(0));
         let mut ids = ids.collect::<Result<Vec<i64>, _>>()?;
         // The ids are drawn in the order of the rows, which is promised, but they need
@@ -109,23 +96,10 @@ impl Postgres {
             .into_iter()
             .map(|Job { id, flight }| (id, flight))
             .unzip();
-        client
-            .execute(
-                &insert,
-                &[
-                    &column(&flights, |flight| &flight.carrier),
-                    &column(&flights, |flight| flight.flight),
-                    &column(&flights, |flight| flight.tailnum.as_deref()),
-                    &column(&flights, |flight| &flight.origin),
-                    &column(&flights, |flight| &flight.dest),
-                    &column(&flights, |flight| &flight.time_hour),
-                    &column(&flights, |flight| flight.dep_delay),
-                    &column(&flights, |flight| flight.air_time),
-                    &column(&flights, |flight| flight.distance),
-                    &ids,
-                ],
-            )
-            .await?;
+        let columns = Columns::of(&flights);
+        let mut parameters = columns.parameters();
+        parameters.push(&ids);
+        client.execute(&insert, &parameters).await?;
         Ok(())
     }
 
@@ -143,8 +117,36 @@ impl Postgres {
     }
 }
 
-fn column<'a, T>(flights: &'a [Flight], value: impl Fn(&'a Flight) -> T) -> Vec<T> {
-    flights.iter().map(value).collect()
+/// The flights of a statement, by column, in the order of [`Flight::COLUMNS`].
+struct Columns<'a>(Vec<Box<dyn ToSql + Sync + Send + 'a>>);
+
+impl<'a> Columns<'a> {
+    fn of(flights: &'a [Flight]) -> Self {
+        fn column<'a, T: ToSql + Sync + Send + 'a>(
+            flights: &'a [Flight],
+            value: impl Fn(&'a Flight) -> T,
+        ) -> Box<dyn ToSql + Sync + Send + 'a> {
+            Box::new(flights.iter().map(value).collect::<Vec<T>>())
+        }
+        Self(vec![
+            column(flights, |flight| &flight.carrier),
+            column(flights, |flight| flight.flight),
+            column(flights, |flight| flight.tailnum.as_deref()),
+            column(flights, |flight| &flight.origin),
+            column(flights, |flight| &flight.dest),
+            column(flights, |flight| &flight.time_hour),
+            column(flights, |flight| flight.dep_delay),
+            column(flights, |flight| flight.air_time),
+            column(flights, |flight| flight.distance),
+        ])
+    }
+
+    fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
+        self.0
+            .iter()
+            .map(|column| &**column as &(dyn ToSql + Sync))
+            .collect()
+    }
 }
 
 fn flight(row: &Row) -> Result<Flight, tokio_postgres::Error> {

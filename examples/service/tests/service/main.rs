@@ -80,6 +80,16 @@ impl Service {
     async fn post(&self, path: &str, body: impl ToString) -> Answer {
         self.send(post(path, body)).await
     }
+
+    async fn refuses_plain_text(&self, path: &str, body: impl ToString) {
+        let mut plain = post(path, body);
+        plain
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, "text/plain".parse().unwrap());
+        self.send(plain)
+            .await
+            .is_refused(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    }
 }
 
 async fn sqlite(file: &Path) -> Store {
@@ -268,14 +278,7 @@ async fn bad_requests_are_told_what_is_wrong(service: Service) {
         for (body, status) in bad {
             service.post(path, body).await.is_refused(status);
         }
-        let mut plain = post(path, flight());
-        plain
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, "text/plain".parse().unwrap());
-        service
-            .send(plain)
-            .await
-            .is_refused(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        service.refuses_plain_text(path, flight()).await;
     }
     for path in [
         "/flights/seven",
@@ -454,14 +457,7 @@ async fn only_the_own_origin_controls() {
                 .await
                 .is_refused(StatusCode::FORBIDDEN);
         }
-        let mut plain = post(path, &body);
-        plain
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, "text/plain".parse().unwrap());
-        service
-            .send(plain)
-            .await
-            .is_refused(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        service.refuses_plain_text(path, &body).await;
     }
     assert_eq!(service.app.batched.batcher.stats().accepted, 0);
     assert!(!service.app.stop.is_cancelled());

@@ -8,11 +8,12 @@ use microbatch_service::store::{Postgres, Store};
 use serde_json::json;
 use tokio::time::timeout;
 
-use crate::server::Server;
+use crate::server::{self, database};
 use crate::{Service, flight};
+use microbatch_postgres::Server;
 
-async fn service(server: &Server, database: &str) -> Service {
-    let url = server.database(database).await;
+async fn service(server: &Server, name: &str) -> Service {
+    let url = database(server, name).await;
     let store = Store::Postgres(Postgres::connect(&url).await.unwrap());
     Service::with(store, tempfile::tempdir().unwrap()).await
 }
@@ -20,7 +21,7 @@ async fn service(server: &Server, database: &str) -> Service {
 /// One server for all of it, as its start takes longer than the rest.
 #[tokio::test]
 async fn postgres_answers_as_sqlite_does() {
-    let Some(server) = Server::start() else {
+    let Some(server) = server::start() else {
         // Not by a macro, whose output is kept from view where a test passes.
         let why = "skipped: PostgreSQL is not installed (apt-get install postgresql)\n";
         let _ = io::stderr().write_all(why.as_bytes());
@@ -36,14 +37,14 @@ async fn postgres_answers_as_sqlite_does() {
     crate::hostile_texts_come_back(&service(&server, "hostile").await).await;
     crate::a_stop_drains_with_an_event_stream_open(service(&server, "stop").await).await;
     lost_connections_are_replaced(&server, service(&server, "lost").await).await;
-    crate::program::stores_in_postgres(&server.database("program").await).await;
+    crate::program::stores_in_postgres(&database(&server, "program").await).await;
 }
 
 async fn lost_connections_are_replaced(server: &Server, service: Service) {
     for path in ["/flights", "/flights/row-by-row"] {
         let stored = service.post(path, flight()).await;
         assert_eq!(stored.status, StatusCode::CREATED);
-        server.hang_up().await;
+        server::hang_up(server).await;
         let again = async {
             loop {
                 let stored = service.post(path, flight()).await;

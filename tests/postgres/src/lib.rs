@@ -1,5 +1,8 @@
-//! A Postgres of our own: a child process in a temporary folder, reached by a
+//! A PostgreSQL for tests and benches: a child process in a temporary folder, reached by a
 //! socket in that folder and by nothing else.
+
+#![cfg(unix)]
+#![forbid(unsafe_code)]
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -10,14 +13,13 @@ use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use anyhow::{Context, anyhow, bail, ensure};
-
-use crate::scratch::Scratch;
+use tempfile::TempDir;
 
 /// How long a start may take on a slow disk.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Where Debian has the programs, which it keeps off the PATH.
-const DEBIAN: &str = "/usr/lib/postgresql/15/bin";
+/// Where Debian has the programs of all versions, which it keeps off the PATH.
+const DEBIAN: &str = "/usr/lib/postgresql";
 
 /// What a commit has to mean, said although it is the default.
 const DURABLE: [&str; 3] = ["fsync=on", "synchronous_commit=on", "full_page_writes=on"];
@@ -27,7 +29,7 @@ pub struct Server {
     user: Option<User>,
     child: Child,
     // Last, so that it is removed after the server has stopped.
-    folder: Scratch,
+    folder: TempDir,
 }
 
 /// Whom to run as, because Postgres refuses to run as root.
@@ -37,25 +39,31 @@ struct User {
     gid: u32,
 }
 
-/// The folder with the programs of Postgres 15, if they are installed.
-pub fn programs() -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders = [PathBuf::from(DEBIAN)]
-        .into_iter()
-        .chain(env::split_paths(&path));
-    let mut folders = folders.filter(|folder| folder.join("initdb").is_file());
-    folders.find(|folder| {
-        let version = Command::new(folder.join("postgres"))
-            .arg("--version")
-            .output();
-        version.is_ok_and(|version| String::from_utf8_lossy(&version.stdout).contains(" 15."))
-    })
+/// The folders with the programs: Debian's, newest first, then those on the PATH.
+pub fn programs() -> impl Iterator<Item = PathBuf> {
+    let versions = fs::read_dir(DEBIAN).into_iter().flatten().flatten();
+    let mut folders: Vec<_> = versions.map(|entry| entry.path().join("bin")).collect();
+    folders.sort();
+    folders.reverse();
+    folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+    folders.retain(|folder| folder.join("initdb").is_file());
+    folders.into_iter()
+}
+
+/// Whether the programs in this folder are of this major version.
+pub fn is_version(folder: &Path, major: u32) -> bool {
+    let version = Command::new(folder.join("postgres"))
+        .arg("--version")
+        .output();
+    let major = format!(" {major}.");
+    version.is_ok_and(|version| String::from_utf8_lossy(&version.stdout).contains(&major))
 }
 
 impl Server {
     /// Returns once it takes connections.
     pub fn start(programs: PathBuf) -> anyhow::Result<Self> {
-        let folder = Scratch::new("pg")?;
+        // In the temporary folder itself, as a socket's path has to be short.
+        let folder = tempfile::Builder::new().prefix("pg-").tempdir()?;
         fs::set_permissions(folder.path(), Permissions::from_mode(0o700))?;
         // Who owns what we create is who we are.
         let user = match fs::metadata(folder.path())?.uid() {
