@@ -17,8 +17,9 @@ use ::redb::{Database, ReadableDatabase, WriteTransaction};
 use tokio::sync::watch;
 
 use super::error::RedbError;
-use super::face::{Leases, RedbLease, Shared};
+use super::face::{RedbLease, Shared};
 use super::holder::HolderNote;
+use super::leases::Leases;
 use super::tables::{Kind, Tables, VERSION, kind_of};
 use super::unmade;
 use crate::job::{DeadJob, Depth, JobId, Leased, NewJob};
