@@ -34,7 +34,7 @@ mod store;
 #[cfg(feature = "messagepack")]
 pub use codec::MessagePack;
 pub use codec::{Codec, Json};
-pub use drain::{Drain, DrainBuilder, DrainError, DrainReport, Drained};
+pub use drain::{Delivery, Drain, DrainBuilder, DrainError, DrainReport, Drained, Input};
 pub use durable::{Durable, DurableBuilder};
 pub use faulty::{Faulty, FaultyError};
 pub use job::{DeadJob, Depth, JobId, Leased, NewJob};

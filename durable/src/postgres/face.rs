@@ -571,13 +571,13 @@ impl Store for PostgresStore {
         let Some(row) = rows.first() else {
             return Ok(Depth::default());
         };
-        let count = |at: usize| u64::try_from(row.get::<_, i64>(at)).unwrap_or_default();
+        let count = |name: &str| u64::try_from(row.get::<_, i64>(name)).unwrap_or_default();
         Ok(Depth {
-            ready: count(0),
-            leased: count(1),
-            delayed: count(2),
-            dead: count(3),
-            oldest: row.get(4),
+            ready: count("ready"),
+            leased: count("leased"),
+            delayed: count("delayed"),
+            dead: count("dead"),
+            oldest: row.get("oldest"),
         })
     }
 

@@ -225,12 +225,16 @@ WITH said AS MATERIALIZED (
 SELECT at, {durable} FROM held";
 
 const DEPTH: &str = "
-SELECT count(*) FILTER (WHERE due <= statement_timestamp()),
-    count(*) FILTER (WHERE due > statement_timestamp() AND lease IS NOT NULL),
-    count(*) FILTER (WHERE due > statement_timestamp() AND lease IS NULL),
-    (SELECT count(*) FROM {schema}.dead_jobs WHERE queue = $1),
-    min(appended)
-FROM {schema}.jobs WHERE queue = $1";
+SELECT ready, leased, delayed,
+    (SELECT count(*) FROM {schema}.dead_jobs WHERE queue = $1) AS dead,
+    (SELECT appended FROM {schema}.jobs WHERE seq = first) AS oldest
+FROM (
+    SELECT count(*) FILTER (WHERE due <= statement_timestamp()) AS ready,
+        count(*) FILTER (WHERE due > statement_timestamp() AND lease IS NOT NULL) AS leased,
+        count(*) FILTER (WHERE due > statement_timestamp() AND lease IS NULL) AS delayed,
+        min(seq) AS first
+    FROM {schema}.jobs WHERE queue = $1
+) AS counts";
 
 const LIST: &str = "
 SELECT id, attempt, codec, payload, appended, died, reason FROM {schema}.dead_jobs
