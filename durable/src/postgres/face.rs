@@ -5,7 +5,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -35,6 +35,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// The time between two removals of ids that are free.
 const PURGE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How much longer than a removal takes it is, at least, until the next.
+const PURGES_APART: u32 = 50;
+
+/// Beyond it there is more to remove.
+const PURGE_LIMIT: i64 = 10_000;
 
 /// A [`Store`] in a PostgreSQL database, for many machines. Clones are the same store.
 #[derive(Clone)]
@@ -74,6 +80,12 @@ impl Inner {
             true => Err(PostgresError::Closed),
             false => self.link.borrow().await,
         }
+    }
+
+    fn next_purge(&self) -> MutexGuard<'_, Instant> {
+        self.next_purge
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn query(
@@ -235,21 +247,28 @@ impl PostgresStore {
     /// Now and then, removes ids that are free again.
     fn purge_if_due(&self) {
         let now = Instant::now();
-        {
-            let next = self.inner.next_purge.lock();
-            let mut next = next.unwrap_or_else(PoisonError::into_inner);
-            if *next > now {
-                return;
-            }
-            // Not all processes at once.
-            *next = now + PURGE_INTERVAL.mul_f64(0.5 + fastrand::f64());
+        if *self.inner.next_purge() > now {
+            return;
         }
+        // Not all processes at once.
+        *self.inner.next_purge() = now + PURGE_INTERVAL.mul_f64(0.5 + fastrand::f64());
         let inner = Arc::clone(&self.inner);
         tokio::spawn(async move {
             let purge = &inner.statements.purge;
-            if let Err(error) = inner.query(purge, &[&inner.queue]).await {
-                let error = &error as &dyn std::error::Error;
-                tracing::debug!(error, "ids that are free were not removed; again later");
+            match inner.query(purge, &[&inner.queue]).await {
+                Ok(rows) => {
+                    let gone = rows.first().map_or(0, |row| row.get::<_, i64>(0));
+                    let pause = now.elapsed() * PURGES_APART;
+                    let mut next = inner.next_purge();
+                    *next = match gone < PURGE_LIMIT {
+                        true => (*next).max(Instant::now() + pause),
+                        false => Instant::now(),
+                    };
+                }
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::debug!(error, "ids that are free were not removed; again later");
+                }
             }
         });
     }
@@ -553,7 +572,7 @@ impl Store for PostgresStore {
         let jobs: Vec<_> = at.iter().map(|at| leases[*at].seq).collect();
         let numbers: Vec<_> = at.iter().map(|at| leases[*at].number).collect();
         let lease_time = micros(self.inner.options.lease_time);
-        let values: [&(dyn ToSql + Sync); 3] = [&jobs, &numbers, &lease_time];
+        let values: [&(dyn ToSql + Sync); 4] = [&self.inner.queue, &jobs, &numbers, &lease_time];
         let rows = self
             .inner
             .query(&self.inner.statements.extend, &values)
