@@ -14,6 +14,22 @@ use super::link::{self, Listening};
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Builds a [`PostgresStore`].
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use microbatch_durable::PostgresStore;
+///
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = PostgresStore::builder()
+///     .queue("mails")
+///     .lease_time(Duration::from_secs(10))
+///     .connect("host=/run/postgresql user=app dbname=app")
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct PostgresStoreBuilder {

@@ -45,6 +45,47 @@ const PURGES_APART: u32 = 50;
 const PURGE_LIMIT: i64 = 10_000;
 
 /// A [`Store`] in a PostgreSQL database, for many machines. Clones are the same store.
+///
+/// Appended jobs survive the process and, as far as the server's disk keeps what it has synced,
+/// the server; with a synchronous standby, the disk. Leases end with their time, on the server's
+/// clock, and are fenced: who has lost one changes nothing. Attempts are counted exactly, and a
+/// release does not count. Effects and their settlement can be one transaction
+/// ([`settle_in`](Self::settle_in)), as can what a caller writes and the job that follows from
+/// it ([`append_in`](Self::append_in)).
+///
+/// It hears of due jobs by `LISTEN`, and asks at least once in a
+/// [`poll_interval`](PostgresStoreBuilder::poll_interval). It works behind PgBouncer in
+/// transaction mode, without notices. [`depth`](Store::depth) counts rows, so it takes time in
+/// proportion to the backlog.
+///
+/// # Errors
+///
+/// Every call ends within the [`call_timeout`](PostgresStoreBuilder::call_timeout);
+/// [`PostgresError`] says why. Jobs that a call leased whose answer was lost are due when that
+/// lease has ended, their attempt counted.
+///
+/// # Examples
+///
+/// ```no_run
+/// use microbatch_durable::{CancellationToken, Drain, Durable, PostgresStore};
+///
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = PostgresStore::connect("postgres://app@localhost/app").await?;
+/// store.migrate().await?; // as often as you like
+///
+/// let mails = Durable::<String>::builder(store.clone())
+///     .build_running(CancellationToken::new())?;
+/// mails.submit("welcome-7", "to: seven@example.org".to_owned()).await?;
+///
+/// // Here, or in any number of processes on other machines.
+/// let drain = Drain::builder(store, |mails: Vec<String>| async move {
+///     Ok::<_, std::io::Error>(vec![(); mails.len()])
+/// })
+/// .build()?;
+/// drain.run(CancellationToken::new()).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct PostgresStore {
     inner: Arc<Inner>,
@@ -162,6 +203,34 @@ impl PostgresStore {
     ///
     /// [`LeasesLost`](PostgresError::LeasesLost) if not every lease holds. After it, and after
     /// any other error, the transaction cannot be committed: the server rolls it back.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use microbatch_durable::{CancellationToken, Delivery, Drain, PostgresLease, PostgresStore, Verdict};
+    ///
+    /// # async fn run(store: PostgresStore, pool: deadpool_postgres::Pool) -> Result<(), Box<dyn std::error::Error>> {
+    /// let settling = store.clone();
+    /// let drain = Drain::deliveries(store, move |batch: Vec<Delivery<i64, PostgresLease>>| {
+    ///     let (store, pool) = (settling.clone(), pool.clone());
+    ///     async move {
+    ///         let amounts: Vec<_> = batch.iter().map(|delivery| delivery.job).collect();
+    ///         let done: Vec<_> =
+    ///             batch.into_iter().map(|delivery| (delivery.lease, Verdict::Done)).collect();
+    ///         let mut client = pool.get().await?;
+    ///         let transaction = client.transaction().await?;
+    ///         let sql = "INSERT INTO payments (amount) SELECT unnest($1::bigint[])";
+    ///         transaction.execute(sql, &[&amounts]).await?;
+    ///         store.settle_in(&transaction, &done).await?;
+    ///         transaction.commit().await?; // the payments and that they are done, or neither
+    ///         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(vec![Verdict::Settled; done.len()])
+    ///     }
+    /// })
+    /// .build()?;
+    /// drain.run(CancellationToken::new()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn settle_in(
         &self,
         transaction: &Transaction<'_>,
@@ -189,6 +258,21 @@ impl PostgresStore {
     /// # Errors
     ///
     /// After an error the transaction cannot be committed.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use microbatch_durable::{Json, NewJob, PostgresStore};
+    ///
+    /// # async fn run(store: &PostgresStore, client: &mut tokio_postgres::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let transaction = client.transaction().await?;
+    /// transaction.execute("INSERT INTO users (name) VALUES ('seven')", &[]).await?;
+    /// let welcome = NewJob::encode("welcome-seven", &"to: seven".to_owned(), &Json)?;
+    /// store.append_in(&transaction, &[welcome]).await?;
+    /// transaction.commit().await?; // the user and the mail, or neither
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn append_in(
         &self,
         transaction: &Transaction<'_>,
