@@ -6,6 +6,7 @@
 //! | submit jobs that are on disk once the handle resolves | [`Durable`] |
 //! | process them in batches | [`Drain`] |
 //! | keep them in one file, without a server | [`RedbStore`] |
+//! | share them between machines | `PostgresStore`, `JetStreamStore` (features `postgres`, `nats`) |
 //! | test without a disk | [`MemoryStore`] |
 //! | write a store, and prove it | [`Store`], [`conformance`] |
 //! | test what uses a store, while it fails | [`Faulty`] |
@@ -51,6 +52,11 @@ pub use store::{DeadLetters, Store};
 #[cfg(all(doctest, feature = "redb"))]
 #[doc = include_str!("../../src/guide/outliving.md")]
 struct GuideChapter;
+
+/// The other one.
+#[cfg(all(doctest, feature = "postgres"))]
+#[doc = include_str!("../../src/guide/past_one_machine.md")]
+struct GuideChapterOfServers;
 
 #[cfg(all(doctest, feature = "redb"))]
 #[doc = include_str!("../README.md")]
