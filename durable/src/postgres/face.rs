@@ -100,7 +100,9 @@ pub(super) struct Inner {
     mark: Mark,
     /// Told of everything that may make a job due.
     changed: Notify,
-    /// Whether others' changes are heard.
+    /// How to hear of others' changes, until somebody waits for them.
+    unheard: Mutex<Option<Listening>>,
+    /// Whether they are heard.
     listening: AtomicBool,
     next_purge: Mutex<Instant>,
     /// Looks that may have leased something, and what gives it back.
@@ -307,15 +309,13 @@ impl PostgresStore {
             owns_pool,
             mark: Mark::default(),
             changed: Notify::new(),
+            unheard: Mutex::new(listening),
             listening: AtomicBool::new(false),
             next_purge: Mutex::new(Instant::now()),
             looks: TaskTracker::new(),
             _closed_on_drop: closed.clone().drop_guard(),
-            closed: closed.clone(),
+            closed,
         });
-        if let Some(listening) = listening {
-            tokio::spawn(listen(listening, Arc::downgrade(&inner), closed));
-        }
         Self { inner }
     }
 
@@ -352,6 +352,16 @@ impl PostgresStore {
         let jobs = rows.iter().map(leased).collect();
         let due = due.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0)));
         Ok((Unreceived::new(jobs, inner), due))
+    }
+
+    /// Begins to listen, once.
+    fn listen(&self) {
+        let unheard = self.inner.unheard.lock();
+        let listening = unheard.unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(listening) = listening {
+            let inner = Arc::downgrade(&self.inner);
+            tokio::spawn(listen(listening, inner, self.inner.closed.clone()));
+        }
     }
 
     /// Now and then, removes ids that are free again.
@@ -620,6 +630,7 @@ impl Store for PostgresStore {
         let max = i64::try_from(max.max(1)).unwrap_or(i64::MAX);
         let longest = self.inner.options.poll_interval;
         let mut pause = FIRST_PAUSE;
+        self.listen();
         loop {
             let mut changed = pin!(self.inner.changed.notified());
             // Listens before it asks, so that no change is missed.
