@@ -41,7 +41,7 @@ pub use microbatch::CancellationToken;
 pub use outcome::{Appended, IntoVerdict, Refusal, Settled, Verdict};
 #[cfg(feature = "redb")]
 pub use redb::{RedbError, RedbLease, RedbStore, RedbStoreBuilder};
-pub use store::{DeadLetters, Store};
+pub use store::{DeadLetters, Promises, Store};
 
 /// The chapter of the guide of `microbatch` that needs this crate.
 #[cfg(all(doctest, feature = "redb"))]
