@@ -64,6 +64,8 @@ struct Index {
     created: Option<String>,
     known: u64,
     ids: BTreeSet<JobId>,
+    /// Sequences behind the known ones, of letters of this store, which are in `ids`.
+    ahead: BTreeSet<u64>,
 }
 
 /// A dead letter as it is stored.
@@ -73,6 +75,18 @@ pub(super) struct Letter {
     /// The sequence that its job had.
     pub(super) job: u64,
     dead: DeadJob,
+}
+
+impl Index {
+    /// Knows what this store has written itself, up to the first letter of another.
+    fn catch_up(&mut self) {
+        while let Some(next) = self.ahead.first().copied()
+            && next <= self.known + 1
+        {
+            self.ahead.pop_first();
+            self.known = self.known.max(next);
+        }
+    }
 }
 
 impl DeadStream {
@@ -116,6 +130,7 @@ impl DeadStream {
         let created = info["created"].as_str().map(str::to_owned);
         let mut index = self.index.lock().await;
         let same = index.created == created && index.created.is_some();
+        index.catch_up();
         if same && last <= index.known {
             return Ok(index);
         }
@@ -123,7 +138,7 @@ impl DeadStream {
             *index = Index {
                 created,
                 known: last,
-                ids: BTreeSet::new(),
+                ..Index::default()
             };
         } else if same && last - index.known <= WALK {
             self.walk(&mut index, last).await?;
@@ -131,6 +146,14 @@ impl DeadStream {
             *index = self.read_all(created).await?;
         }
         Ok(index)
+    }
+
+    /// Notes a letter that this store has written, so that it need not be read.
+    pub(super) async fn note(&self, id: JobId, sequence: u64) {
+        let mut index = self.index.lock().await;
+        index.ids.insert(id);
+        index.ahead.insert(sequence);
+        index.catch_up();
     }
 
     /// Reads the letters behind those that are known.
@@ -154,6 +177,7 @@ impl DeadStream {
                 Some(message) => {
                     index.ids.insert(self.id_of(&message.subject));
                     index.known = message.sequence;
+                    index.catch_up();
                 }
                 None => index.known = last,
             }
@@ -328,7 +352,7 @@ impl DeadStream {
             }
             let mut index = self.index.lock().await;
             // Unless letters were added meanwhile, which may be of these ids.
-            if index.known == known {
+            if index.known == known && index.ahead.is_empty() {
                 for id in gone {
                     index.ids.remove(&id);
                 }

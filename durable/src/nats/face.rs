@@ -128,9 +128,13 @@ impl Shared {
     pub(super) fn check_open(&self) -> Result<(), JetStreamError> {
         match self.pulls().is_closed() {
             false => Ok(()),
-            true => Err(JetStreamError::Closed {
-                stream: self.names.live.clone(),
-            }),
+            true => Err(self.closed()),
+        }
+    }
+
+    pub(super) fn closed(&self) -> JetStreamError {
+        JetStreamError::Closed {
+            stream: self.names.live.clone(),
         }
     }
 
@@ -307,7 +311,8 @@ impl Store for JetStreamStore {
 
     async fn append(&self, jobs: &[NewJob]) -> Result<Vec<Appended>, JetStreamError> {
         self.shared.check_open()?;
-        Box::pin(self.shared.append(jobs)).await
+        let append = Box::pin(self.shared.append(jobs));
+        self.shared.connection.bounded("append", &[], append).await
     }
 
     async fn lease(&self, max: usize) -> Result<Vec<Leased<JetStreamLease>>, JetStreamError> {
@@ -336,7 +341,8 @@ impl Store for JetStreamStore {
     /// server does not tell them apart. [`pending`](Depth::pending) is exact.
     async fn depth(&self) -> Result<Depth, JetStreamError> {
         self.shared.check_open()?;
-        Box::pin(self.shared.depth()).await
+        let depth = Box::pin(self.shared.depth());
+        self.shared.connection.bounded("depth", &[], depth).await
     }
 
     fn promises(&self) -> Promises {

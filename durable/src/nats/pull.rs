@@ -90,7 +90,7 @@ impl Shared {
             if !leased.is_empty() {
                 return Ok(leased);
             }
-            let pull = self.current_pull();
+            let pull = self.current_pull()?;
             tokio::select! {
                 pulled = pull => pulled?,
                 () = changed => {}
@@ -99,12 +99,16 @@ impl Shared {
     }
 
     /// Joins the pull that is on its way, or starts one.
-    fn current_pull(self: &Arc<Self>) -> Pull {
+    fn current_pull(self: &Arc<Self>) -> Result<Pull, JetStreamError> {
         let mut pulls = self.pulls();
+        // Whoever closes the store waits for the pull that is there, and for no later one.
+        if pulls.closed {
+            return Err(self.closed());
+        }
         if let Some(pull) = &pulls.current
             && pull.peek().is_none()
         {
-            return pull.clone();
+            return Ok(pull.clone());
         }
         let asked = pulls.wanted.clamp(1, LARGEST_PULL);
         let shared = Arc::clone(self);
@@ -117,7 +121,7 @@ impl Shared {
         };
         let pull = pull.boxed().shared();
         pulls.current = Some(pull.clone());
-        pull
+        Ok(pull)
     }
 
     /// Asks the server once, and keeps what comes.

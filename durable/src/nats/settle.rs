@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use super::client::Published;
+use super::client::{Published, Stored};
 use super::dead::nanos;
 use super::error::JetStreamError;
 use super::face::{JetStreamLease, Shared};
@@ -107,8 +107,9 @@ impl Shared {
         let token = encode_id(&delivery.id);
         let codec = encode_text(&delivery.codec);
         let mut headers = HeaderMap::new();
-        let room = (self.connection.client.max_payload() - names::OVERHEAD)
-            .saturating_sub(delivery.payload.len());
+        let used =
+            names::OVERHEAD + delivery.payload.len() + codec.len().saturating_sub(names::CODEC_LEN);
+        let room = self.connection.client.max_payload().saturating_sub(used);
         let reason = encode_text_within(reason, REASON_LEN + room.min(64 << 10));
         headers.insert(names::REASON, reason);
         headers.insert(names::CODEC, codec);
@@ -123,8 +124,11 @@ impl Shared {
         let subject = self.names.letter(&token);
         match self.connection.publish(CALL, subject, message).await? {
             Published::Sent(ack) => {
-                let stored = self.connection.stored(CALL, &self.names.dead, ack);
-                stored.await.map(drop)
+                let stored = self.connection.stored(CALL, &self.names.dead, ack).await?;
+                if let Stored::New(sequence) = stored {
+                    self.dead.note(delivery.id.clone(), sequence).await;
+                }
+                Ok(())
             }
             Published::TooLarge => {
                 let reason = format!("{:?} is larger than the server takes now", &*delivery.id);
