@@ -11,13 +11,14 @@ use futures_util::FutureExt;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, Shared as SharedFuture, join_all};
 use serde_json::json;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{sleep, timeout};
 
 use super::dead::{revived_from, system_time};
 use super::error::JetStreamError;
 use super::face::{JetStreamLease, Shared};
 use super::leases::Delivery;
-use super::names::{self, decode};
+use super::names::{self, Names, decode};
+use super::setup;
 use crate::job::Leased;
 
 const CALL: &str = "lease";
@@ -32,6 +33,9 @@ const LARGEST_PULL: usize = 4096;
 
 /// A pause after an answer that came too early.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// After how many pulls that brought nothing the consumer is compared with its stream.
+const EMPTY_PULLS: u32 = 10;
 
 /// The pull that is on its way, for all who wait for it.
 pub(super) type Pull = SharedFuture<BoxFuture<'static, Result<(), JetStreamError>>>;
@@ -57,6 +61,8 @@ pub(super) struct Pulls {
     current: Option<Pull>,
     /// How many jobs those want who wait.
     wanted: usize,
+    /// How many pulls brought nothing.
+    empty: u32,
     closed: bool,
 }
 
@@ -124,6 +130,19 @@ impl Shared {
         Ok(pull)
     }
 
+    /// A server that came back without its last messages is as silent as one without jobs.
+    async fn look_at_silence(&self) -> Result<(), JetStreamError> {
+        let empty = {
+            let mut pulls = self.pulls();
+            pulls.empty = (pulls.empty + 1) % EMPTY_PULLS;
+            pulls.empty
+        };
+        match empty {
+            0 => setup::check_not_ahead(&self.connection, &self.names).await,
+            _ => Ok(()),
+        }
+    }
+
     /// Asks the server once, and keeps what comes.
     async fn pull(self: Arc<Self>, asked: usize) -> Result<(), JetStreamError> {
         let expires = LONGEST_PULL.min(self.lease_time / 10);
@@ -134,7 +153,10 @@ impl Shared {
             .map(Arc::new)
             .collect();
         if deliveries.is_empty() {
-            return failure.map_or(Ok(()), Err);
+            return match failure {
+                Some(error) => Err(error),
+                None => self.look_at_silence().await,
+            };
         }
         let due = self.without_dead(deliveries).await?;
         let ends = started + self.lease_time;
@@ -178,11 +200,11 @@ impl Shared {
                 .publish_with_reply(next.clone(), inbox, body.to_string().into())
                 .await
                 .map_err(|error| self.connection.unreachable(&error))?;
-            // Each message may take as long as a call.
+            // Each message may take as long as a call; the other half is for `silence`.
             loop {
-                let deadline = tokio::time::Instant::now() + expires + self.connection.call_timeout;
-                let Ok(answer) = timeout_at(deadline, answers.next()).await else {
-                    return Err(self.connection.timed_out(CALL));
+                let patience = expires + self.connection.call_timeout / 2;
+                let Ok(answer) = timeout(patience, answers.next()).await else {
+                    return Err(self.silence().await);
                 };
                 let Some(message) = answer else {
                     return Err(JetStreamError::Unreachable {
@@ -229,6 +251,17 @@ impl Shared {
         let failure = self.connection.unbounded(&[&next], work).await.err();
         sleep(pause).await;
         Ok((started, messages, failure))
+    }
+
+    /// Says why nobody answers a pull: servers of 2.9 are silent if there is no consumer.
+    async fn silence(&self) -> JetStreamError {
+        let Names { live, consumer, .. } = &self.names;
+        let asked = setup::consumer_info(&self.connection, &self.names);
+        match timeout(self.connection.call_timeout / 2, asked).await {
+            Ok(Ok(Err(refusal))) => self.connection.error_of(CALL, live, consumer, refusal),
+            Ok(Err(error)) => error,
+            _ => self.connection.timed_out(CALL),
+        }
     }
 
     fn read(&self, message: Message) -> Option<Delivery> {
