@@ -10,7 +10,7 @@ use microbatch_durable::{
 };
 use microbatch_nats::{Options, Server, programs};
 
-use crate::support::job;
+use crate::support::{job, server};
 
 const IDS: u8 = 7;
 const STEPS: usize = 300;
@@ -210,7 +210,12 @@ async fn run(seed: u64, server: &Server, stores: &[JetStreamStore]) {
 
 #[tokio::test]
 async fn it_answers_as_the_model_does_on_every_server() {
-    for program in programs() {
+    let programs = programs();
+    if programs.is_empty() {
+        // It says so.
+        return drop(server(Options::default()));
+    }
+    for program in programs {
         let server = Server::start(&program, Options::default()).unwrap();
         for seed in 0..8 {
             // Nothing passes with time.
