@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
-use async_nats::{Message, StatusCode};
+use async_nats::{Message, StatusCode, Subscriber};
 use futures_util::FutureExt;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, Shared as SharedFuture, join_all};
@@ -172,7 +172,7 @@ impl Shared {
 
     /// Returns when it asked, what came, and what ended it if not the server's own answer.
     async fn fetch(
-        &self,
+        self: &Arc<Self>,
         asked: usize,
         expires: Duration,
     ) -> Result<(Instant, Vec<Message>, Option<JetStreamError>), JetStreamError> {
@@ -188,18 +188,22 @@ impl Shared {
             "expires": u64::try_from(expires.as_nanos()).unwrap_or(u64::MAX),
             "no_wait": true,
         });
-        let mut started = Instant::now();
+        // What is sent without a connection waits in the client.
+        self.connection.check_connected()?;
+        let subscribe = async {
+            let subscribed = client.subscribe(inbox.clone()).await;
+            subscribed.map_err(|error| self.connection.unreachable(&error))
+        };
+        let mut answers = self.connection.bounded(CALL, &[], subscribe).await?;
+        let started = Instant::now();
         let (mut messages, mut pause) = (Vec::new(), Duration::ZERO);
         let work = async {
-            let mut answers = client
-                .subscribe(inbox.clone())
-                .await
-                .map_err(|error| self.connection.unreachable(&error))?;
-            started = Instant::now();
-            client
-                .publish_with_reply(next.clone(), inbox, body.to_string().into())
-                .await
-                .map_err(|error| self.connection.unreachable(&error))?;
+            let send = async {
+                let sent = client.publish_with_reply(next.clone(), inbox, body.to_string().into());
+                sent.await
+                    .map_err(|error| self.connection.unreachable(&error))
+            };
+            self.connection.bounded(CALL, &[], send).await?;
             // Each message may take as long as a call; the other half is for `silence`.
             loop {
                 let patience = expires + self.connection.call_timeout / 2;
@@ -249,8 +253,41 @@ impl Shared {
             }
         };
         let failure = self.connection.unbounded(&[&next], work).await.err();
+        if failure.is_some() {
+            self.tasks
+                .spawn(Arc::clone(self).keep_late(answers, started));
+        }
         sleep(pause).await;
         Ok((started, messages, failure))
+    }
+
+    /// Listens to a pull that has failed for as long as what it brings can be leased: its
+    /// request may reach the server when the network is back.
+    async fn keep_late(self: Arc<Self>, mut answers: Subscriber, started: Instant) {
+        let until = started + self.lease_time / 2;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let message = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return,
+                message = timeout(left, answers.next()) => message,
+            };
+            let Ok(Some(message)) = message else {
+                return;
+            };
+            if !matches!(message.status, None | Some(StatusCode::OK)) {
+                continue;
+            }
+            let late = self.read(message).map(Arc::new).into_iter().collect();
+            // Without an answer, the job is due when this lease ends.
+            if let Ok(due) = self.without_dead(late).await {
+                let mut leases = self.leases();
+                for delivery in due {
+                    leases.keep(delivery, started + self.lease_time);
+                }
+            }
+            self.changed.notify_waiters();
+        }
     }
 
     /// Says why nobody answers a pull: servers of 2.9 are silent if there is no consumer.
