@@ -189,7 +189,8 @@ impl JetStreamStoreBuilder {
 
     /// Sets how long a call waits for the server until it fails with
     /// [`TimedOut`](JetStreamError::TimedOut). A lease waits for a job as long as that
-    /// takes, and so long for a server that says nothing.
+    /// takes, and so long for a server that says nothing. What is done to dead letters takes
+    /// several requests, of which each has this time.
     ///
     /// # Default
     ///

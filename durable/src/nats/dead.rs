@@ -459,8 +459,13 @@ impl DeadStream {
             };
             // The mark first: without it, the id would not be free once the letter has gone.
             self.mark_free(&id, &letter).await?;
-            // The job, if its move was not finished.
-            self.delete(&self.names.live, letter.job).await?;
+            // The job, if its move was not finished: by its subject as well as its sequence,
+            // which counts from the start again if somebody has made the stream anew.
+            let subject = self.names.job(&encode_id(&id));
+            let live = self.last(&self.live, &self.names.live, &subject).await?;
+            if live.is_some_and(|live| live.sequence == letter.job) {
+                self.delete(&self.names.live, letter.job).await?;
+            }
             let found = self.delete(&self.names.dead, letter.sequence).await?;
             Ok(found.then_some(id))
         };
@@ -509,9 +514,6 @@ impl DeadStream {
     /// Deletes a message, which is that one whatever has its subject now. Returns whether
     /// it was there.
     pub(super) async fn delete(&self, stream: &str, sequence: u64) -> Result<bool, JetStreamError> {
-        if sequence == 0 {
-            return Ok(false);
-        }
         let call = "delete a message";
         let subject = format!("STREAM.MSG.DELETE.{stream}");
         // The bytes on disk are not overwritten.

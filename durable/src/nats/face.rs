@@ -113,7 +113,7 @@ pub(super) struct Shared {
     pub(super) tasks: TaskTracker,
     leases: Mutex<Leases>,
     pulls: Mutex<Pulls>,
-    cancel: CancellationToken,
+    pub(super) cancel: CancellationToken,
 }
 
 impl Shared {

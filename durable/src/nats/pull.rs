@@ -6,18 +6,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
-use async_nats::{Message, StatusCode};
+use async_nats::{Message, StatusCode, Subscriber};
 use futures_util::FutureExt;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, Shared as SharedFuture, join_all};
 use serde_json::json;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{sleep, timeout};
 
 use super::dead::{revived_from, system_time};
 use super::error::JetStreamError;
 use super::face::{JetStreamLease, Shared};
 use super::leases::Delivery;
-use super::names::{self, decode};
+use super::names::{self, Names, decode};
+use super::setup;
 use crate::job::Leased;
 
 const CALL: &str = "lease";
@@ -32,6 +33,9 @@ const LARGEST_PULL: usize = 4096;
 
 /// A pause after an answer that came too early.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// After how many pulls that brought nothing the consumer is compared with its stream.
+const EMPTY_PULLS: u32 = 10;
 
 /// The pull that is on its way, for all who wait for it.
 pub(super) type Pull = SharedFuture<BoxFuture<'static, Result<(), JetStreamError>>>;
@@ -57,6 +61,8 @@ pub(super) struct Pulls {
     current: Option<Pull>,
     /// How many jobs those want who wait.
     wanted: usize,
+    /// How many pulls brought nothing.
+    empty: u32,
     closed: bool,
 }
 
@@ -124,6 +130,19 @@ impl Shared {
         Ok(pull)
     }
 
+    /// A server that came back without its last messages is as silent as one without jobs.
+    async fn look_at_silence(&self) -> Result<(), JetStreamError> {
+        let empty = {
+            let mut pulls = self.pulls();
+            pulls.empty = (pulls.empty + 1) % EMPTY_PULLS;
+            pulls.empty
+        };
+        match empty {
+            0 => setup::check_not_ahead(&self.connection, &self.names).await,
+            _ => Ok(()),
+        }
+    }
+
     /// Asks the server once, and keeps what comes.
     async fn pull(self: Arc<Self>, asked: usize) -> Result<(), JetStreamError> {
         let expires = LONGEST_PULL.min(self.lease_time / 10);
@@ -134,7 +153,10 @@ impl Shared {
             .map(Arc::new)
             .collect();
         if deliveries.is_empty() {
-            return failure.map_or(Ok(()), Err);
+            return match failure {
+                Some(error) => Err(error),
+                None => self.look_at_silence().await,
+            };
         }
         let due = self.without_dead(deliveries).await?;
         let ends = started + self.lease_time;
@@ -150,7 +172,7 @@ impl Shared {
 
     /// Returns when it asked, what came, and what ended it if not the server's own answer.
     async fn fetch(
-        &self,
+        self: &Arc<Self>,
         asked: usize,
         expires: Duration,
     ) -> Result<(Instant, Vec<Message>, Option<JetStreamError>), JetStreamError> {
@@ -166,23 +188,27 @@ impl Shared {
             "expires": u64::try_from(expires.as_nanos()).unwrap_or(u64::MAX),
             "no_wait": true,
         });
-        let mut started = Instant::now();
+        // What is sent without a connection waits in the client.
+        self.connection.check_connected()?;
+        let subscribe = async {
+            let subscribed = client.subscribe(inbox.clone()).await;
+            subscribed.map_err(|error| self.connection.unreachable(&error))
+        };
+        let mut answers = self.connection.bounded(CALL, &[], subscribe).await?;
+        let started = Instant::now();
         let (mut messages, mut pause) = (Vec::new(), Duration::ZERO);
         let work = async {
-            let mut answers = client
-                .subscribe(inbox.clone())
-                .await
-                .map_err(|error| self.connection.unreachable(&error))?;
-            started = Instant::now();
-            client
-                .publish_with_reply(next.clone(), inbox, body.to_string().into())
-                .await
-                .map_err(|error| self.connection.unreachable(&error))?;
-            // Each message may take as long as a call.
+            let send = async {
+                let sent = client.publish_with_reply(next.clone(), inbox, body.to_string().into());
+                sent.await
+                    .map_err(|error| self.connection.unreachable(&error))
+            };
+            self.connection.bounded(CALL, &[], send).await?;
+            // Each message may take as long as a call; the other half is for `silence`.
             loop {
-                let deadline = tokio::time::Instant::now() + expires + self.connection.call_timeout;
-                let Ok(answer) = timeout_at(deadline, answers.next()).await else {
-                    return Err(self.connection.timed_out(CALL));
+                let patience = expires + self.connection.call_timeout / 2;
+                let Ok(answer) = timeout(patience, answers.next()).await else {
+                    return Err(self.silence().await);
                 };
                 let Some(message) = answer else {
                     return Err(JetStreamError::Unreachable {
@@ -227,8 +253,52 @@ impl Shared {
             }
         };
         let failure = self.connection.unbounded(&[&next], work).await.err();
+        if failure.is_some() {
+            self.tasks
+                .spawn(Arc::clone(self).keep_late(answers, started));
+        }
         sleep(pause).await;
         Ok((started, messages, failure))
+    }
+
+    /// Listens to a pull that has failed for as long as what it brings can be leased: its
+    /// request may reach the server when the network is back.
+    async fn keep_late(self: Arc<Self>, mut answers: Subscriber, started: Instant) {
+        let until = started + self.lease_time / 2;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let message = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return,
+                message = timeout(left, answers.next()) => message,
+            };
+            let Ok(Some(message)) = message else {
+                return;
+            };
+            if !matches!(message.status, None | Some(StatusCode::OK)) {
+                continue;
+            }
+            let late = self.read(message).map(Arc::new).into_iter().collect();
+            // Without an answer, the job is due when this lease ends.
+            if let Ok(due) = self.without_dead(late).await {
+                let mut leases = self.leases();
+                for delivery in due {
+                    leases.keep(delivery, started + self.lease_time);
+                }
+            }
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Says why nobody answers a pull: servers of 2.9 are silent if there is no consumer.
+    async fn silence(&self) -> JetStreamError {
+        let Names { live, consumer, .. } = &self.names;
+        let asked = setup::consumer_info(&self.connection, &self.names);
+        match timeout(self.connection.call_timeout / 2, asked).await {
+            Ok(Ok(Err(refusal))) => self.connection.error_of(CALL, live, consumer, refusal),
+            Ok(Err(error)) => error,
+            _ => self.connection.timed_out(CALL),
+        }
     }
 
     fn read(&self, message: Message) -> Option<Delivery> {

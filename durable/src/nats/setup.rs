@@ -231,8 +231,12 @@ fn time_of(config: &Value) -> Duration {
         .map_or(LEASE_TIME, Duration::from_nanos)
 }
 
-/// The consumer is asked first: both only grow, so that one which is ahead is so for good.
-async fn check_not_ahead(connection: &Connection, names: &Names) -> Result<(), JetStreamError> {
+/// Fails if the consumer has seen more than its stream has. The consumer is asked first: both
+/// only grow, so one that is ahead then is ahead of what the stream has now.
+pub(super) async fn check_not_ahead(
+    connection: &Connection,
+    names: &Names,
+) -> Result<(), JetStreamError> {
     let Names { live, consumer, .. } = names;
     let info = consumer_info(connection, names)
         .await?

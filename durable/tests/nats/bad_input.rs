@@ -1,5 +1,7 @@
 //! What is wrong is named by a typed error, in time, and no job is lost by it.
 
+use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, stream};
@@ -11,8 +13,8 @@ use tokio::net::TcpListener;
 
 use crate::support::{builder, job, open, server};
 
-/// Half of the timeout of a call: what is told and not waited for takes less.
-const SOON: Duration = Duration::from_millis(2500);
+/// Less than the timeout of a call: what is told and not waited for takes no longer.
+const SOON: Duration = Duration::from_millis(4500);
 
 fn refused(outcome: Result<JetStreamStore, JetStreamError>) -> JetStreamError {
     match outcome {
@@ -379,4 +381,75 @@ async fn a_server_that_is_killed_and_comes_back() {
     }
     // What was settled stays settled.
     assert!(ids.iter().map(|id| &**id).eq(["b", "c"]), "{ids:?}");
+}
+
+/// The files of the stream are those of before, as after a loss of power; those of the
+/// consumer are not.
+#[tokio::test]
+async fn a_consumer_that_is_ahead_of_its_stream() {
+    let Some(mut server) = server(Options::default()) else {
+        return;
+    };
+    let store = open(&server).await;
+    let lease_and_finish = async |ids: &[&str]| {
+        let jobs: Vec<_> = ids.iter().map(|id| job(id)).collect();
+        store.append(&jobs).await.unwrap();
+        let mut left = jobs.len();
+        while left > 0 {
+            let leased = store.lease(left).await.unwrap();
+            left -= leased.len();
+            let done: Vec<_> = leased
+                .into_iter()
+                .map(|job| (job.lease, Verdict::Done))
+                .collect();
+            store.settle(&done).await.unwrap();
+        }
+    };
+    let folder = server.files().join("jetstream/$G/streams/microbatch/msgs");
+    let saved = tempfile::tempdir().unwrap();
+    let copy = |from: &Path, to: &Path| {
+        for file in fs::read_dir(from).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    };
+    lease_and_finish(&["a", "b"]).await;
+    server.kill().unwrap();
+    copy(&folder, saved.path());
+    server.restart().unwrap();
+    while store.depth().await.is_err() {}
+    lease_and_finish(&["c", "d", "e"]).await;
+    // The server writes the state of a consumer ten times a second.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    server.kill().unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+    fs::create_dir(&folder).unwrap();
+    copy(saved.path(), &folder);
+    server.restart().unwrap();
+    match builder().connect(server.url()).await {
+        Err(JetStreamError::ConsumerAhead {
+            delivered,
+            last,
+            stream,
+            ..
+        }) => {
+            assert_eq!((delivered, last, &*stream), (5, 2, "microbatch"));
+            // A store that was open all the time hears of it, too.
+            loop {
+                match store.lease(1).await.unwrap_err() {
+                    JetStreamError::ConsumerAhead { .. } => break,
+                    JetStreamError::TimedOut { .. } | JetStreamError::Unreachable { .. } => {}
+                    error => panic!("{error:?}"),
+                }
+            }
+        }
+        Err(error) => panic!("{error:?}"),
+        // A server may have set the consumer back itself. Then all is well.
+        Ok(store) => {
+            store.append(&[job("f")]).await.unwrap();
+            let leased = tokio::time::timeout(Duration::from_secs(9), store.lease(1)).await;
+            assert_eq!(&*leased.unwrap().unwrap()[0].id, "f");
+            eprintln!("the server set the consumer back");
+        }
+    }
 }

@@ -3,5 +3,7 @@
 
 mod bad_input;
 mod conformance;
+mod figures;
+mod model;
 mod promises;
 mod support;

@@ -410,3 +410,32 @@ async fn a_server_that_syncs_always() {
     conformance::appended_jobs_survive(make_store).await;
     conformance::dead_letters(make_store).await;
 }
+
+/// The same, when somebody discards the letter before the job is delivered again.
+#[tokio::test]
+async fn a_death_that_was_not_finished_is_discarded_whole() {
+    let Some(server) = server(Options::default()) else {
+        return;
+    };
+    let store = open(&server).await;
+    store.append(&[job("a"), job("b")]).await.unwrap();
+    let jetstream = jetstream(&server).await;
+    send(
+        &jetstream,
+        "microbatch.dead.a",
+        &[("Microbatch-Sequence", "1")],
+    )
+    .await;
+    // Of a stream that was made anew, in which another job has this sequence.
+    send(
+        &jetstream,
+        "microbatch.dead.old",
+        &[("Microbatch-Sequence", "2")],
+    )
+    .await;
+    let ids = ["a".into(), "old".into()];
+    assert_eq!(store.discard(&ids).await.unwrap(), [true, true]);
+    let leased = store.lease(9).await.unwrap();
+    assert_eq!(leased.len(), 1, "{leased:?}");
+    assert_eq!(&*leased[0].id, "b");
+}

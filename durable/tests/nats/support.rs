@@ -1,5 +1,8 @@
 //! Servers and stores of the tests.
 
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use microbatch_durable::{JetStreamStore, JetStreamStoreBuilder, NewJob};
@@ -8,10 +11,21 @@ use microbatch_nats::{HOW_TO_GET, Options, Program, Server, program, programs};
 /// The oldest version that is supported.
 pub(crate) const FLOOR: (u32, u32, u32) = (2, 9, 0);
 
+/// Says it once, and so that it is seen when the test passes.
+fn tell_left_out(why: &'static str) {
+    static TOLD: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
+    if TOLD.lock().unwrap().insert(why) {
+        let _ = writeln!(
+            std::io::stderr(),
+            "\nJetStreamStore is left out: {why}. To have one, {HOW_TO_GET}."
+        );
+    }
+}
+
 /// A server of the newest version that can be had.
 pub(crate) fn server(options: Options) -> Option<Server> {
     let Some(program) = program() else {
-        eprintln!("JetStreamStore is left out: no NATS server. To have one, {HOW_TO_GET}");
+        tell_left_out("no NATS server");
         return None;
     };
     Some(Server::start(&program, options).unwrap())
@@ -28,8 +42,10 @@ pub(crate) fn newer_or_floor(newer: bool) -> Option<Program> {
             .find(|found| (FLOOR.0, FLOOR.1) == (found.version.0, found.version.1)),
     };
     if found.is_none() {
-        let which = if newer { "2.10 or later" } else { "2.9" };
-        eprintln!("JetStreamStore is left out: no NATS server {which}. To have one, {HOW_TO_GET}");
+        tell_left_out(match newer {
+            true => "no NATS server of 2.10 or later",
+            false => "no NATS server of 2.9",
+        });
     }
     found
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tempfile::TempDir;
 
 /// How long a start may take on a slow disk.
@@ -142,9 +142,12 @@ impl Server {
         self.wait()
     }
 
-    /// Has it neither answer nor close connections, until it is thawed.
+    /// Has it neither answer nor close connections, until it is thawed. Returns once it has
+    /// stopped.
     pub fn freeze(&self) -> anyhow::Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        waitpid(Some(Pid::from_child(&self.child)), WaitOptions::UNTRACED)?;
+        Ok(())
     }
 
     pub fn thaw(&self) -> anyhow::Result<()> {
