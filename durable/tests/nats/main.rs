@@ -3,7 +3,6 @@
 
 mod bad_input;
 mod conformance;
-mod figures;
 mod model;
 mod promises;
 mod support;

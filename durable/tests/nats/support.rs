@@ -17,7 +17,7 @@ fn tell_left_out(why: &'static str) {
     if TOLD.lock().unwrap().insert(why) {
         let _ = writeln!(
             std::io::stderr(),
-            "\nJetStreamStore is left out: {why}. To have one, {HOW_TO_GET}."
+            "\nLEFT OUT: {why}. To have one, {HOW_TO_GET}."
         );
     }
 }
@@ -25,7 +25,7 @@ fn tell_left_out(why: &'static str) {
 /// A server of the newest version that can be had.
 pub(crate) fn server(options: Options) -> Option<Server> {
     let Some(program) = program() else {
-        tell_left_out("no NATS server");
+        tell_left_out("JetStreamStore, as there is no NATS server");
         return None;
     };
     Some(Server::start(&program, options).unwrap())
@@ -43,8 +43,8 @@ pub(crate) fn newer_or_floor(newer: bool) -> Option<Program> {
     };
     if found.is_none() {
         tell_left_out(match newer {
-            true => "no NATS server of 2.10 or later",
-            false => "no NATS server of 2.9",
+            true => "JetStreamStore on a server of 2.10 or later",
+            false => "the suite of JetStreamStore on its oldest server, 2.9",
         });
     }
     found
