@@ -94,7 +94,7 @@ fn run_in(
         .build()
         .context("cannot start the runtime")?;
     let stop = CancellationToken::new();
-    runtime.spawn(stop_on_ctrl_c(stop.clone()));
+    runtime.spawn(stop_or_give_up(stop.clone()));
     let ledger = runtime.block_on(supervisor::run(options, folder, flights, &stop))?;
     if stop.is_cancelled() {
         let (acknowledged, records) = (ledger.acknowledged(), flights.len() as u64);
@@ -124,4 +124,12 @@ fn check_folder(folder: &Path) -> anyhow::Result<()> {
         ensure!(!is_there, "{}: it has a file `{file}` already", name());
     }
     Ok(())
+}
+
+/// Cancels at the first Ctrl-C and gives up at the second.
+async fn stop_or_give_up(stop: CancellationToken) {
+    stop_on_ctrl_c(stop).await;
+    if tokio::signal::ctrl_c().await.is_ok() {
+        std::process::exit(INTERRUPTED.into());
+    }
 }

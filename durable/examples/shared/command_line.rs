@@ -19,7 +19,8 @@ pub(crate) fn read<P: Parser>() -> anyhow::Result<Option<P>> {
         Err(error) => {
             // Up to the first empty line it says what is wrong, then how it would be right.
             let text = error.to_string();
-            let lines: Vec<_> = text.lines().take_while(|line| !line.is_empty()).collect();
+            let lines = text.lines().take_while(|line| !line.is_empty());
+            let lines: Vec<_> = lines.map(str::trim).collect();
             bail!("{}", lines.join(" ").trim_start_matches("error: "))
         }
     }

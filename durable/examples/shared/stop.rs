@@ -9,15 +9,11 @@ use microbatch_durable::CancellationToken;
 /// What a shell says of a program that Ctrl-C ended.
 pub(crate) const INTERRUPTED: u8 = 130;
 
-/// Cancels at the first Ctrl-C and gives up at the second.
+/// Cancels at the first Ctrl-C.
 pub(crate) async fn stop_on_ctrl_c(stop: CancellationToken) {
-    if tokio::signal::ctrl_c().await.is_err() {
-        // Without a handler Ctrl-C ends the program, which is fine.
-        return;
-    }
-    stop.cancel();
+    // Without a handler Ctrl-C ends the program, which is fine.
     if tokio::signal::ctrl_c().await.is_ok() {
-        std::process::exit(INTERRUPTED.into());
+        stop.cancel();
     }
 }
 
@@ -30,10 +26,5 @@ pub(crate) fn stop_with_parent(stop: &CancellationToken) {
         let _ = io::stdin().read_to_end(&mut Vec::new());
         parent_gone.cancel();
     });
-    let ctrl_c = stop.clone();
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            ctrl_c.cancel();
-        }
-    });
+    tokio::spawn(stop_on_ctrl_c(stop.clone()));
 }

@@ -4,32 +4,35 @@
 //!
 //! ```text
 //! cargo run --release -p microbatch-durable --features postgres --example workers
+//! cargo run --release -p microbatch-durable --features nats --example workers
 //!
 //!  parent                          a server              workers (the same program, 3 times)
 //!  ┌──────────────────────┐     ┌────────────────┐     ┌─────────────────────────────────┐
 //!  │ records ─▶ Durable ──┼────▶│ PostgresStore  │◀───▶│ Drain ─▶ one insert for a batch │
-//!  │ starts, kills,       │     │                │     └─────────────────────────────────┘
+//!  │ starts, kills,       │     │ JetStreamStore │     └─────────────────────────────────┘
 //!  │ counts and checks    │     └────────────────┘       ▲ killed: its leases lapse, and the
 //!  └──────────────────────┘                              │ others get its jobs
 //! ```
 //!
 //! To see how such jobs are used, read `program/postgres.rs`, where a batch and its
-//! settlement are one transaction. The rest is the stage.
+//! settlement are one transaction, or `program/nats.rs`, where a batch may be written again
+//! and that does no harm. The rest is the stage.
 
-#[cfg(all(unix, feature = "postgres"))]
+#[cfg(all(unix, any(feature = "nats", feature = "postgres")))]
 mod program;
 
 use std::process::ExitCode;
 
-#[cfg(all(unix, feature = "postgres"))]
+#[cfg(all(unix, any(feature = "nats", feature = "postgres")))]
 fn main() -> ExitCode {
     program::run()
 }
 
-#[cfg(not(all(unix, feature = "postgres")))]
+/// Either feature will do, which a manifest cannot require.
+#[cfg(not(all(unix, any(feature = "nats", feature = "postgres"))))]
 fn main() -> ExitCode {
     let why = match cfg!(unix) {
-        true => "it needs a store: add `--features postgres`",
+        true => "it needs a store: add `--features postgres` or `--features nats`",
         false => "it needs Unix",
     };
     eprintln!("error: {why}");

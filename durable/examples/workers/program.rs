@@ -2,6 +2,9 @@
 
 #[path = "../shared/command_line.rs"]
 mod command_line;
+#[cfg(feature = "nats")]
+#[path = "../shared/database.rs"]
+mod database;
 mod engine;
 #[path = "../shared/flights.rs"]
 mod flights;
@@ -9,9 +12,12 @@ mod flights;
 mod found;
 mod ledger;
 mod message;
+#[cfg(feature = "nats")]
+mod nats;
 mod options;
 #[path = "../shared/output.rs"]
 mod output;
+#[cfg(feature = "postgres")]
 mod postgres;
 mod producer;
 mod progress;
@@ -45,6 +51,9 @@ pub(crate) fn run() -> ExitCode {
 
 fn choose(options: &Options) -> anyhow::Result<ExitCode> {
     match options.which()? {
+        #[cfg(feature = "nats")]
+        Which::Nats => run_with::<nats::Nats>(options),
+        #[cfg(feature = "postgres")]
         Which::Postgres => run_with::<postgres::Postgres>(options),
     }
 }
@@ -63,31 +72,33 @@ fn parent<E: Engine>(options: &Options) -> anyhow::Result<ExitCode> {
         .prefix("microbatch-workers-")
         .tempdir()
         .context("cannot create a temporary folder")?;
-    // Ends with this function.
-    let (_server, url) = match &options.url {
-        Some(url) => (None, url.clone()),
-        None => {
-            let (server, url) = E::start()?;
-            (Some(server), url)
-        }
-    };
-    let place = Place {
-        url,
-        name: format!("workers_{:08x}", fastrand::u32(..)),
-        folder: folder.path().to_owned(),
-        batch_size: options.batch_size,
-        lease_time: options.lease_time,
-    };
-
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
+        // From here on Ctrl-C ends nothing by itself: a server of ours would stay.
         let stop = CancellationToken::new();
         tokio::spawn(stop_on_ctrl_c(stop.clone()));
-        let store = E::prepare(&place).await?;
-        let outcome = supervise::<E>(options, &place, store, &flights, &stop).await;
+        let (_server, url) = match &options.url {
+            Some(url) => (None, url.clone()),
+            None => {
+                let started = tokio::task::spawn_blocking(E::start).await?;
+                if stop.is_cancelled() {
+                    return Ok(interrupted(0, flights.len()));
+                }
+                let (server, url) = started?;
+                (Some(server), url)
+            }
+        };
+        let place = Place {
+            url,
+            name: format!("workers_{:08x}", fastrand::u32(..)),
+            folder: folder.path().to_owned(),
+            batch_size: options.batch_size,
+            lease_time: options.lease_time,
+        };
+        let outcome = supervise::<E>(options, &place, &flights, &stop).await;
         // On a server of somebody else's nothing is left.
         let removed = E::remove(&place).await;
         let code = outcome?;
@@ -99,19 +110,13 @@ fn parent<E: Engine>(options: &Options) -> anyhow::Result<ExitCode> {
 async fn supervise<E: Engine>(
     options: &Options,
     place: &Place,
-    store: E::Store,
     flights: &[flights::Flight],
     stop: &CancellationToken,
 ) -> anyhow::Result<ExitCode> {
+    let store = E::prepare(place).await?;
     let ledger = supervisor::run::<E>(options, place, store, flights, stop).await?;
     if stop.is_cancelled() {
-        let (done, records) = (ledger.done(), flights.len() as u64);
-        say(&format!(
-            "interrupted: {} of {} jobs were done",
-            grouped(done),
-            grouped(records),
-        ));
-        return Ok(ExitCode::from(INTERRUPTED));
+        return Ok(interrupted(ledger.done(), flights.len()));
     }
     let found = E::check(place, flights).await?;
     report::print::<E>(&mut io::stdout().lock(), place, &ledger, &found)?;
@@ -119,4 +124,10 @@ async fn supervise<E: Engine>(
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
+}
+
+fn interrupted(done: u64, records: usize) -> ExitCode {
+    let (done, records) = (grouped(done), grouped(records as u64));
+    say(&format!("interrupted: {done} of {records} jobs were done"));
+    ExitCode::from(INTERRUPTED)
 }

@@ -32,10 +32,10 @@ impl Place {
     }
 }
 
-pub(crate) trait Engine {
+pub(crate) trait Engine: 'static {
     type Store: Store + Clone;
     /// Stops when it is dropped.
-    type Server;
+    type Server: Send;
 
     const WHICH: Which;
     const NAME: &'static str;

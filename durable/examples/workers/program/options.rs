@@ -7,6 +7,9 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Parser, ValueEnum, value_parser};
 
 use super::command_line::FLIGHTS;
+#[cfg(feature = "nats")]
+use super::nats;
+#[cfg(feature = "postgres")]
 use super::postgres;
 
 /// Submit flight records as jobs on a server, have several processes write them, kill one
@@ -52,7 +55,10 @@ pub(crate) struct Options {
 /// A kind of store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Which {
+    #[cfg(feature = "postgres")]
     Postgres,
+    #[cfg(feature = "nats")]
+    Nats,
 }
 
 impl Options {
@@ -79,20 +85,29 @@ impl Which {
             .iter()
             .any(|scheme| url.starts_with(scheme));
         match self {
+            #[cfg(feature = "postgres")]
             Self::Postgres => !is_nats,
+            #[cfg(feature = "nats")]
+            Self::Nats => is_nats,
         }
     }
 
     fn is_found(self) -> bool {
         match self {
+            #[cfg(feature = "postgres")]
             Self::Postgres => postgres::program().is_some(),
+            #[cfg(feature = "nats")]
+            Self::Nats => nats::program().is_some(),
         }
     }
 
     /// How to get its server.
     fn how_to_get(self) -> &'static str {
         match self {
+            #[cfg(feature = "postgres")]
             Self::Postgres => postgres::HOW_TO_GET,
+            #[cfg(feature = "nats")]
+            Self::Nats => nats::HOW_TO_GET,
         }
     }
 }

@@ -18,9 +18,9 @@ use super::flights::Flight;
 use super::found::Found;
 use super::message::Message;
 use super::options::Which;
+use super::output::say;
 
-pub(crate) const HOW_TO_GET: &str =
-    "for PostgreSQL `apt-get install postgresql`, or its `initdb` on the PATH";
+pub(crate) const HOW_TO_GET: &str = "`apt-get install postgresql`, or put its `initdb` on the PATH";
 
 /// The folder with the programs of the server.
 pub(crate) fn program() -> Option<PathBuf> {
@@ -38,7 +38,9 @@ impl Engine for Postgres {
     const CHECKED: &'static str = "every record was written exactly once, as the file has it.";
 
     fn start() -> anyhow::Result<(Server, String)> {
-        let programs = program().with_context(|| format!("no server is found: {HOW_TO_GET}"))?;
+        let programs =
+            program().with_context(|| format!("no PostgreSQL is found: {HOW_TO_GET}"))?;
+        say("starting PostgreSQL, in a temporary folder");
         let server = Server::start(programs)?;
         let url = format!("host='{}' user=postgres", server.socket().display());
         Ok((server, url))
@@ -101,7 +103,7 @@ impl Engine for Postgres {
 
     async fn remove(place: &Place) -> anyhow::Result<()> {
         let client = connect(place).await?;
-        let drop = format!("DROP SCHEMA {} CASCADE", place.name);
+        let drop = format!("DROP SCHEMA IF EXISTS {} CASCADE", place.name);
         Ok(client.batch_execute(&drop).await?)
     }
 }

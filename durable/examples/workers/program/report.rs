@@ -24,8 +24,13 @@ pub(crate) fn print<E: Engine>(
         let name = format!("worker {}", n + 1);
         row(out, &name, worker.jobs, worker.batches, note)?;
     }
+    let untold = found.stored.saturating_sub(ledger.done());
+    if untold > 0 {
+        // The worker died between its last settlement and the word of it.
+        row(out, "not told", untold, 0, "done as it was killed")?;
+    }
     let batches = ledger.workers.iter().map(|worker| worker.batches).sum();
-    row(out, "total", ledger.done(), batches, "")?;
+    row(out, "total", ledger.done() + untold, batches, "")?;
     writeln!(out)?;
 
     let mut rows = vec![
@@ -39,11 +44,6 @@ pub(crate) fn print<E: Engine>(
             "waited after the kill",
             format!("{first:.1} to {last:.1} s (a lease holds for {lease} s)"),
         ));
-    }
-    let untold = found.stored.saturating_sub(ledger.done());
-    if untold > 0 {
-        // The worker died between its last settlement and the word of it.
-        rows.push(("killed before it told", grouped(untold)));
     }
     rows.extend([
         ("written twice", grouped(found.seen_again)),
