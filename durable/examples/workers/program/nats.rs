@@ -4,6 +4,7 @@
 //! does no harm.
 
 use anyhow::Context;
+use async_nats::{Client, ConnectOptions, ServerAddr};
 use microbatch::BlockingProcessor;
 use microbatch_durable::{CancellationToken, Drain, Drained, JetStreamStore, Store};
 pub(crate) use microbatch_nats::HOW_TO_GET;
@@ -77,8 +78,7 @@ impl Engine for Nats {
     }
 
     async fn remove(place: &Place) -> anyhow::Result<()> {
-        let client = async_nats::connect(&place.url).await?;
-        let jetstream = async_nats::jetstream::new(client);
+        let jetstream = async_nats::jetstream::new(connect(place).await?);
         for suffix in ["", "_DEAD", "_FREED"] {
             let stream = format!("{}{suffix}", place.name);
             jetstream.delete_stream(stream).await?;
@@ -95,4 +95,17 @@ async fn open(place: &Place) -> anyhow::Result<JetStreamStore> {
         .connect(&place.url)
         .await;
     Ok(store?)
+}
+
+/// A connection beside the store's. Of an address the client reads no user by itself.
+async fn connect(place: &Place) -> anyhow::Result<Client> {
+    let first = place.url.split(',').next().unwrap_or_default();
+    let first: ServerAddr = first.trim().parse()?;
+    let options = match (first.username(), first.password()) {
+        (Some(user), Some(password)) => {
+            ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned())
+        }
+        _ => ConnectOptions::new(),
+    };
+    Ok(options.connect(&place.url).await?)
 }
