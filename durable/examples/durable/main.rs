@@ -13,20 +13,30 @@
 //!  └──────────────────┘                └──────────────────────────────────────────────────┘
 //! ```
 //!
-//! To see how durable jobs are used, read `worker.rs` and `database.rs`. The rest is the
-//! stage: it starts, kills, counts and checks.
+//! To see how durable jobs are used, read `worker.rs` and `../shared/database.rs`. The
+//! rest is the stage: it starts, kills, counts and checks.
 
+#[path = "../shared/command_line.rs"]
+mod command_line;
+#[path = "../shared/database.rs"]
 mod database;
+#[path = "../shared/flights.rs"]
 mod flights;
+#[path = "../shared/found.rs"]
+mod found;
 mod ledger;
 mod message;
 mod options;
+#[path = "../shared/output.rs"]
+mod output;
 mod progress;
 mod report;
+#[path = "../shared/stop.rs"]
+mod stop;
 mod supervisor;
 mod worker;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -34,7 +44,8 @@ use anyhow::{Context, ensure};
 use microbatch_durable::CancellationToken;
 
 use crate::options::Options;
-use crate::report::grouped;
+use crate::output::{grouped, say};
+use crate::stop::{INTERRUPTED, stop_on_ctrl_c};
 
 /// The jobs, in the folder of a run.
 const JOBS: &str = "jobs.redb";
@@ -42,11 +53,8 @@ const JOBS: &str = "jobs.redb";
 /// The SQLite database, in the same folder.
 const DATABASE: &str = "flights.db";
 
-/// What a shell says of a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
-
 fn main() -> ExitCode {
-    let outcome = match Options::read() {
+    let outcome = match command_line::read::<Options>() {
         Ok(Some(options)) if options.worker => worker::run(&options).map(|()| ExitCode::SUCCESS),
         Ok(Some(options)) => run(&options),
         Ok(None) => Ok(ExitCode::SUCCESS),
@@ -86,7 +94,7 @@ fn run_in(
         .build()
         .context("cannot start the runtime")?;
     let stop = CancellationToken::new();
-    runtime.spawn(stop_on_ctrl_c(stop.clone()));
+    runtime.spawn(stop_or_give_up(stop.clone()));
     let ledger = runtime.block_on(supervisor::run(options, folder, flights, &stop))?;
     if stop.is_cancelled() {
         let (acknowledged, records) = (ledger.acknowledged(), flights.len() as u64);
@@ -119,19 +127,9 @@ fn check_folder(folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Cancels at the first Ctrl-C and gives up at the second.
-async fn stop_on_ctrl_c(stop: CancellationToken) {
-    if tokio::signal::ctrl_c().await.is_err() {
-        // Without a handler Ctrl-C ends the program, which is fine.
-        return;
-    }
-    stop.cancel();
+async fn stop_or_give_up(stop: CancellationToken) {
+    stop_on_ctrl_c(stop).await;
     if tokio::signal::ctrl_c().await.is_ok() {
         std::process::exit(INTERRUPTED.into());
     }
-}
-
-/// Writes a line to standard error. Unlike `eprintln!` it does not panic where nobody
-/// reads it.
-fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
 }

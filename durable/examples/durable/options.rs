@@ -2,11 +2,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::bail;
-use clap::error::ErrorKind;
 use clap::{Parser, value_parser};
 
-const FLIGHTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/data/flights.csv");
+use crate::command_line::FLIGHTS;
 
 /// Submit flight records durably, write them into SQLite, kill the process that does so
 /// halfway, and check that nothing was lost.
@@ -38,23 +36,4 @@ pub(crate) struct Options {
     /// Be the worker; the parent says so
     #[arg(long, hide = true, requires = "folder")]
     pub(crate) worker: bool,
-}
-
-impl Options {
-    /// Reads the command line. Gives nothing if it only asked for help, which is printed.
-    pub(crate) fn read() -> anyhow::Result<Option<Self>> {
-        match Self::try_parse() {
-            Ok(options) => Ok(Some(options)),
-            Err(error) if error.kind() == ErrorKind::DisplayHelp => {
-                error.print()?;
-                Ok(None)
-            }
-            Err(error) => {
-                // Up to the first empty line it says what is wrong, then how it would be right.
-                let text = error.to_string();
-                let lines: Vec<_> = text.lines().take_while(|line| !line.is_empty()).collect();
-                bail!("{}", lines.join(" ").trim_start_matches("error: "))
-            }
-        }
-    }
 }

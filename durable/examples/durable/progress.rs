@@ -4,8 +4,7 @@
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::ledger::Ledger;
-use crate::report::grouped;
-use crate::say;
+use crate::output::{grouped, say};
 
 pub(crate) struct Progress {
     records: u64,

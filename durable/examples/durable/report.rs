@@ -7,48 +7,14 @@ use anyhow::Context;
 
 use crate::database::Database;
 use crate::flights::Flight;
+use crate::found::Found;
 use crate::ledger::{Kill, Ledger};
-use crate::say;
-
-/// What is in SQLite at the end, held against the file.
-#[derive(Debug, Default)]
-pub(crate) struct Found {
-    pub(crate) records: u64,
-    /// Rows of the table.
-    pub(crate) stored: u64,
-    pub(crate) missing: u64,
-    /// Rows with other values than the file has.
-    pub(crate) wrong: u64,
-    /// Rows that were written more than once.
-    pub(crate) seen_again: u64,
-}
-
-impl Found {
-    pub(crate) fn is_right(&self) -> bool {
-        (self.missing, self.wrong, self.stored) == (0, 0, self.records)
-    }
-}
+use crate::output::{grouped, say};
 
 /// Compares the database with the records, all of which are acknowledged by now.
 pub(crate) fn compare(path: &Path, flights: &[Flight]) -> anyhow::Result<Found> {
-    let read = || -> rusqlite::Result<Found> {
-        let database = Database::open(path)?;
-        let mut found = Found {
-            records: flights.len() as u64,
-            stored: database.count()?,
-            seen_again: database.seen_again()?,
-            ..Found::default()
-        };
-        for flight in flights {
-            match database.find(flight.line)? {
-                Some(stored) if stored == *flight => {}
-                Some(_) => found.wrong += 1,
-                None => found.missing += 1,
-            }
-        }
-        Ok(found)
-    };
-    read().with_context(|| format!("cannot check {}", path.display()))
+    let found = Database::open(path).and_then(|database| database.compare(flights));
+    found.with_context(|| format!("cannot check {}", path.display()))
 }
 
 pub(crate) fn print(out: &mut impl Write, ledger: &Ledger, found: &Found) -> io::Result<()> {
@@ -97,17 +63,4 @@ pub(crate) fn print(out: &mut impl Write, ledger: &Ledger, found: &Found) -> io:
         say("error: SQLite does not have what was acknowledged");
     }
     Ok(())
-}
-
-/// Sets the thousands apart.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(' ');
-        }
-        grouped.push(digit);
-    }
-    grouped
 }

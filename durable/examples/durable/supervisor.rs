@@ -12,9 +12,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use crate::flights::Flight;
 use crate::ledger::Ledger;
 use crate::options::Options;
+use crate::output::{grouped, say};
 use crate::progress::Progress;
-use crate::report::grouped;
-use crate::say;
 
 /// Starts workers until one has come to its end, or `stop` is cancelled.
 pub(crate) async fn run(

@@ -2,10 +2,9 @@
 //! knows nothing of the workers before it but what is in the store.
 
 use std::collections::HashSet;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -18,6 +17,7 @@ use crate::database::Database;
 use crate::flights::{self, Flight};
 use crate::message::Message;
 use crate::options::Options;
+use crate::stop::stop_with_parent;
 use crate::{DATABASE, JOBS};
 
 /// Flights in a transaction of SQLite.
@@ -161,24 +161,13 @@ async fn report(
     Ok(())
 }
 
-/// Reads from the parent what is acknowledged, and returns the others. `stop` is
-/// cancelled when the parent closes its end, as its death does too, and by Ctrl-C.
+/// Reads from the parent what is acknowledged, and returns the others. From then on the
+/// end of the input cancels `stop`.
 fn what_is_left(options: &Options, stop: &CancellationToken) -> anyhow::Result<Vec<Flight>> {
     let mut line = String::new();
     io::stdin().read_line(&mut line)?;
     let acknowledged: HashSet<u32> = serde_json::from_str(&line)?;
-    let parent_gone = stop.clone();
-    // Not on the runtime, which would wait for it.
-    thread::spawn(move || {
-        let _ = io::stdin().read_to_end(&mut Vec::new());
-        parent_gone.cancel();
-    });
-    let ctrl_c = stop.clone();
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            ctrl_c.cancel();
-        }
-    });
+    stop_with_parent(stop);
     let mut flights = flights::read(&options.file, options.rows)?;
     flights.retain(|flight| !acknowledged.contains(&flight.line));
     Ok(flights)

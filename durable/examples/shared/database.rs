@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Result, TransactionBehavior, named_params};
 
-use crate::flights::Flight;
+use super::flights::Flight;
+use super::found::Found;
 
 /// How long to wait for another process to release its lock.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -61,7 +62,16 @@ impl Database {
         transaction.commit()
     }
 
-    pub(crate) fn find(&self, line: u32) -> Result<Option<Flight>> {
+    /// Compares what is stored with what should be.
+    pub(crate) fn compare(&self, flights: &[Flight]) -> Result<Found> {
+        Ok(Found {
+            stored: self.count()?,
+            seen_again: self.number("SELECT count(*) FROM flights WHERE seen > 1")?,
+            ..Found::look(flights, |line| self.find(line))?
+        })
+    }
+
+    fn find(&self, line: u32) -> Result<Option<Flight>> {
         let mut select = self
             .0
             .prepare_cached("SELECT * FROM flights WHERE line = ?")?;
@@ -86,11 +96,6 @@ impl Database {
     /// Returns how many flights there are.
     pub(crate) fn count(&self) -> Result<u64> {
         self.number("SELECT count(*) FROM flights")
-    }
-
-    /// Returns how many flights were stored more than once.
-    pub(crate) fn seen_again(&self) -> Result<u64> {
-        self.number("SELECT count(*) FROM flights WHERE seen > 1")
     }
 
     fn number(&self, sql: &str) -> Result<u64> {
