@@ -83,7 +83,8 @@ impl Connection {
                     _ if describes_credentials(&error) => JetStreamError::Credentials { server },
                     _ => JetStreamError::Unreachable {
                         server,
-                        reason: crate::outcome::describe(&error),
+                        // The errors of the client have their causes in their texts.
+                        reason: error.to_string(),
                     },
                 });
             }
@@ -318,7 +319,8 @@ impl Connection {
     pub(super) fn unreachable(&self, error: &(dyn Error + 'static)) -> JetStreamError {
         JetStreamError::Unreachable {
             server: self.server.to_string(),
-            reason: crate::outcome::describe(error),
+            // The errors of the client have their causes in their texts.
+            reason: error.to_string(),
         }
     }
 
