@@ -4,8 +4,10 @@ mod attempts;
 mod batch;
 mod builder;
 mod calls;
+mod input;
 mod report;
 mod worker;
 
 pub use builder::{Drain, DrainBuilder};
+pub use input::{Delivery, Input};
 pub use report::{DrainError, DrainReport, Drained};

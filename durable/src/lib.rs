@@ -25,6 +25,8 @@ mod job;
 mod memory;
 mod outcome;
 mod panics;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "redb")]
 mod redb;
 mod store;
@@ -32,13 +34,15 @@ mod store;
 #[cfg(feature = "messagepack")]
 pub use codec::MessagePack;
 pub use codec::{Codec, Json};
-pub use drain::{Drain, DrainBuilder, DrainError, DrainReport, Drained};
+pub use drain::{Delivery, Drain, DrainBuilder, DrainError, DrainReport, Drained, Input};
 pub use durable::{Durable, DurableBuilder};
 pub use faulty::{Faulty, FaultyError};
 pub use job::{DeadJob, Depth, JobId, Leased, NewJob};
 pub use memory::{MemoryLease, MemoryStore, MemoryStoreBuilder};
 pub use microbatch::CancellationToken;
 pub use outcome::{Appended, IntoVerdict, Refusal, Settled, Verdict};
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresError, PostgresLease, PostgresStore, PostgresStoreBuilder};
 #[cfg(feature = "redb")]
 pub use redb::{RedbError, RedbLease, RedbStore, RedbStoreBuilder};
 pub use store::{DeadLetters, Store};

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use microbatch::{BatchProcessor, CancellationToken};
 use tokio::task::{AbortHandle, JoinError, JoinHandle};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
+use super::input::Input;
 use super::report::DrainReport;
 use super::worker::{Place, Shared};
 use crate::codec::Codec;
@@ -37,24 +37,22 @@ where
     C: Send + Sync + 'static,
 {
     /// Processes and settles jobs that have the same attempt.
-    pub(super) async fn process_batch<J, R>(
+    pub(super) async fn process_batch<J, I, R>(
         self: Arc<Self>,
         jobs: Vec<Leased<S::Lease>>,
         place: Place,
         give_back: CancellationToken,
     ) where
+        I: Input<J, S::Lease>,
         J: Send + 'static,
         R: IntoVerdict + Send + 'static,
-        P: BatchProcessor<J, R>,
+        P: BatchProcessor<I, R>,
         C: Codec<J>,
     {
         let attempt = jobs[0].attempt.get();
         let size = jobs.len();
         let span = tracing::info_span!("batch", name = self.name, size, attempt);
-        let payloads = jobs
-            .iter()
-            .map(|job| (Arc::clone(&job.codec), job.payload.clone()));
-        let verdicts = Arc::clone(&self).verdicts::<J, R>(payloads.collect(), attempt);
+        let verdicts = Arc::clone(&self).verdicts::<J, I, R>(jobs.clone(), attempt);
         let started = Instant::now();
         // A task of its own: whatever users' code does in it, the leases are with us.
         let mut processing = tokio::spawn(verdicts.instrument(span.clone()));
@@ -78,30 +76,32 @@ where
     }
 
     /// Decodes the jobs and processes them. Runs in a task of its own.
-    async fn verdicts<J, R>(
+    async fn verdicts<J, I, R>(
         self: Arc<Self>,
-        payloads: Vec<(Arc<str>, Bytes)>,
+        leased: Vec<Leased<S::Lease>>,
         attempt: u32,
     ) -> Outcome
     where
+        I: Input<J, S::Lease>,
         J: Send + 'static,
         R: IntoVerdict + Send + 'static,
-        P: BatchProcessor<J, R>,
+        P: BatchProcessor<I, R>,
         C: Codec<J>,
     {
-        let mut jobs = Vec::with_capacity(payloads.len());
-        let mut verdicts: Vec<_> = payloads
-            .into_iter()
+        let mut jobs = Vec::with_capacity(leased.len());
+        let mut verdicts: Vec<_> = leased
+            .iter()
             .map(
-                |(codec, payload)| match self.decode::<J>(&codec, &payload) {
+                |leased| match self.decode::<J>(&leased.codec, &leased.payload) {
                     Ok(job) => {
-                        jobs.push(job);
+                        jobs.push(I::new(job, leased));
                         None
                     }
                     Err(reason) => Some(Verdict::Dead { reason }),
                 },
             )
             .collect();
+        drop(leased);
         let expected = jobs.len();
         if expected == 0 {
             return Outcome::Processed(verdicts, None);

@@ -9,6 +9,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use microbatch::{BatchProcessor, BuildError, CancellationToken};
 
 use super::attempts::Limits;
+use super::input::{Delivery, Input};
 use super::report::{DrainError, DrainReport, Drained};
 use super::worker::{Backoff, Hook, Shared};
 use crate::codec::{Codec, Json};
@@ -81,9 +82,9 @@ use crate::store::Store;
 /// # }
 /// ```
 #[must_use = "a drain does nothing until it is run"]
-pub struct Drain<S, J, R, P, C = Json> {
+pub struct Drain<S, J, R, P, C = Json, I = J> {
     shared: Arc<Shared<S, P, C>>,
-    jobs: PhantomData<fn(J) -> R>,
+    jobs: PhantomData<fn(J, I) -> R>,
 }
 
 impl<S, J, R, P> Drain<S, J, R, P>
@@ -117,7 +118,59 @@ where
     /// # }
     /// ```
     pub fn builder(store: S, processor: P) -> DrainBuilder<S, J, R, P> {
-        DrainBuilder {
+        DrainBuilder::new(store, processor)
+    }
+}
+
+impl<S, J, R, P> Drain<S, J, R, P, Json, Delivery<J, S::Lease>>
+where
+    S: Store,
+    P: BatchProcessor<Delivery<J, S::Lease>, R>,
+{
+    /// Starts to build one whose processor gets each job with its id, its attempt and its
+    /// lease, so that it can settle the lease itself, in one transaction with the effects.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{CancellationToken, Delivery, Drain, MemoryLease, MemoryStore, Store, Verdict};
+    ///
+    /// # fn job(id: &str) -> microbatch_durable::NewJob {
+    /// #     microbatch_durable::NewJob { id: id.into(), codec: "json".into(), payload: "1".into() }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = MemoryStore::new();
+    /// store.append(&[job("a")]).await?;
+    /// let (stop, settling) = (CancellationToken::new(), store.clone());
+    /// let at_end = stop.clone();
+    /// let drain = Drain::deliveries(store, move |batch: Vec<Delivery<u32, MemoryLease>>| {
+    ///     let store = settling.clone();
+    ///     async move {
+    ///         // With a database: in a transaction, and the effects of the jobs as well.
+    ///         let verdicts: Vec<_> =
+    ///             batch.iter().map(|job| (job.lease.clone(), Verdict::Done)).collect();
+    ///         store.settle(&verdicts).await?;
+    ///         Ok::<_, std::convert::Infallible>(vec![Verdict::Settled; batch.len()])
+    ///     }
+    /// })
+    /// .on_batch(move |_| at_end.cancel())
+    /// .build()?;
+    /// assert_eq!(drain.run(stop).await?.done, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn deliveries(
+        store: S,
+        processor: P,
+    ) -> DrainBuilder<S, J, R, P, Json, Delivery<J, S::Lease>> {
+        DrainBuilder::new(store, processor)
+    }
+}
+
+impl<S, J, R, P, I> DrainBuilder<S, J, R, P, Json, I> {
+    fn new(store: S, processor: P) -> Self {
+        Self {
             store,
             processor,
             codec: Json,
@@ -142,12 +195,13 @@ where
     }
 }
 
-impl<S, J, R, P, C> Drain<S, J, R, P, C>
+impl<S, J, R, P, C, I> Drain<S, J, R, P, C, I>
 where
     S: Store,
+    I: Input<J, S::Lease>,
     J: Send + 'static,
     R: IntoVerdict + Send + 'static,
-    P: BatchProcessor<J, R>,
+    P: BatchProcessor<I, R>,
     C: Codec<J>,
 {
     /// Drains until the token is cancelled. Then it leases no more, waits up to
@@ -194,11 +248,11 @@ where
     /// # }
     /// ```
     pub async fn run(self, cancel: CancellationToken) -> Result<Drained, DrainError> {
-        self.shared.run::<J, R>(cancel).await
+        self.shared.run::<J, I, R>(cancel).await
     }
 }
 
-impl<S, J, R, P, C> fmt::Debug for Drain<S, J, R, P, C> {
+impl<S, J, R, P, C, I> fmt::Debug for Drain<S, J, R, P, C, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Drain")
             .field("name", &self.shared.name)
@@ -229,7 +283,7 @@ impl<S, J, R, P, C> fmt::Debug for Drain<S, J, R, P, C> {
 /// # }
 /// ```
 #[must_use]
-pub struct DrainBuilder<S, J, R, P, C = Json> {
+pub struct DrainBuilder<S, J, R, P, C = Json, I = J> {
     store: S,
     processor: P,
     codec: C,
@@ -239,17 +293,17 @@ pub struct DrainBuilder<S, J, R, P, C = Json> {
     backoff: Arc<Backoff>,
     on_batch: Option<Box<Hook>>,
     name: Option<String>,
-    jobs: PhantomData<fn(J) -> R>,
+    jobs: PhantomData<fn(J, I) -> R>,
 }
 
-impl<S, J, R, P, C> DrainBuilder<S, J, R, P, C> {
+impl<S, J, R, P, C, I> DrainBuilder<S, J, R, P, C, I> {
     /// Sets the codec. A job that was written by a codec of another name goes to the dead
     /// letters.
     ///
     /// # Default
     ///
     /// [`Json`].
-    pub fn codec<D: Codec<J>>(self, codec: D) -> DrainBuilder<S, J, R, P, D> {
+    pub fn codec<D: Codec<J>>(self, codec: D) -> DrainBuilder<S, J, R, P, D, I> {
         DrainBuilder {
             store: self.store,
             processor: self.processor,
@@ -260,7 +314,7 @@ impl<S, J, R, P, C> DrainBuilder<S, J, R, P, C> {
             backoff: self.backoff,
             on_batch: self.on_batch,
             name: self.name,
-            jobs: self.jobs,
+            jobs: PhantomData,
         }
     }
 
@@ -547,7 +601,7 @@ impl<S, J, R, P, C> DrainBuilder<S, J, R, P, C> {
     /// .build();
     /// assert!(wrong.unwrap_err().to_string().contains("max_batch_size"));
     /// ```
-    pub fn build(self) -> Result<Drain<S, J, R, P, C>, BuildError> {
+    pub fn build(self) -> Result<Drain<S, J, R, P, C, I>, BuildError> {
         for (name, value) in [
             ("max_batch_size", self.limits.max_batch_size),
             ("max_in_flight", self.max_in_flight),
@@ -575,7 +629,7 @@ impl<S, J, R, P, C> DrainBuilder<S, J, R, P, C> {
     }
 }
 
-impl<S: fmt::Debug, J, R, P, C> fmt::Debug for DrainBuilder<S, J, R, P, C> {
+impl<S: fmt::Debug, J, R, P, C, I> fmt::Debug for DrainBuilder<S, J, R, P, C, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DrainBuilder")
             .field("store", &self.store)

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::attempts::{self, Limits, NextLease, Plan};
+use super::input::Input;
 use super::report::{DrainError, DrainReport, Drained};
 use crate::codec::Codec;
 use crate::job::Leased;
@@ -132,14 +133,15 @@ where
     P: Send + Sync + 'static,
     C: Send + Sync + 'static,
 {
-    pub(super) async fn run<J, R>(
+    pub(super) async fn run<J, I, R>(
         self: Arc<Self>,
         cancel: CancellationToken,
     ) -> Result<Drained, DrainError>
     where
+        I: Input<J, S::Lease>,
         J: Send + 'static,
         R: IntoVerdict + Send + 'static,
-        P: BatchProcessor<J, R>,
+        P: BatchProcessor<I, R>,
         C: Codec<J>,
     {
         let room = Room::new(self.max_in_flight);
@@ -167,7 +169,7 @@ where
             next = plan.next;
             let turn = Arc::new(place.turn);
             let places = room.more(place.slot, &turn, plan.batches.len());
-            self.start::<J, R>(plan, places, turn, &tasks, &give_back);
+            self.start::<J, I, R>(plan, places, turn, &tasks, &give_back);
         }
         tasks.close();
         if timeout(self.shutdown_timeout, tasks.wait()).await.is_err() {
@@ -186,7 +188,7 @@ where
     }
 
     /// Starts the batches of a lease, once the rest of it is put back.
-    fn start<J, R>(
+    fn start<J, I, R>(
         self: &Arc<Self>,
         plan: Plan<S::Lease>,
         places: Vec<Place>,
@@ -194,9 +196,10 @@ where
         tasks: &TaskTracker,
         give_back: &CancellationToken,
     ) where
+        I: Input<J, S::Lease>,
         J: Send + 'static,
         R: IntoVerdict + Send + 'static,
-        P: BatchProcessor<J, R>,
+        P: BatchProcessor<I, R>,
         C: Codec<J>,
     {
         let (shared, give_back) = (Arc::clone(self), give_back.clone());
@@ -213,7 +216,7 @@ where
                 for (batch, place) in batches.into_iter().zip(places) {
                     let shared = Arc::clone(&shared);
                     let give_back = give_back.clone();
-                    tasks.spawn(shared.process_batch::<J, R>(batch, place, give_back));
+                    tasks.spawn(shared.process_batch::<J, I, R>(batch, place, give_back));
                 }
             }
         };

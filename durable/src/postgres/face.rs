@@ -1,0 +1,656 @@
+//! The store and its calls.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::num::NonZeroU32;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use deadpool_postgres::Pool;
+use tokio::sync::Notify;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Error, Row, Transaction};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::builder::{Options, PostgresStoreBuilder, micros};
+use super::error::PostgresError;
+use super::leases::{Mark, PostgresLease, Unreceived};
+use super::link::{Borrowed, Link, Listening};
+use super::notices::listen;
+use super::schema::migrate;
+use super::statements::{Statement, Statements};
+use crate::job::{DeadJob, Depth, JobId, Leased, NewJob};
+use crate::outcome::{Appended, Refusal, Settled, Verdict};
+use crate::store::{DeadLetters, Store};
+
+/// Bytes of payloads in one statement; the protocol has a limit of 1 GiB.
+const STATEMENT_BYTES: usize = 64 << 20;
+
+/// The first pause between two looks where nothing is heard, and where what is due is locked
+/// by somebody else.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+/// The time between two removals of ids that are free.
+const PURGE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// A [`Store`] in a PostgreSQL database, for many machines. Clones are the same store.
+#[derive(Clone)]
+pub struct PostgresStore {
+    inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) link: Link,
+    pub(super) queue: String,
+    pub(super) statements: Statements,
+    options: Options,
+    owns_pool: bool,
+    mark: Mark,
+    /// Told of everything that may make a job due.
+    changed: Notify,
+    /// Whether others' changes are heard.
+    listening: AtomicBool,
+    next_purge: Mutex<Instant>,
+    closed: CancellationToken,
+    _closed_on_drop: DropGuard,
+}
+
+impl Inner {
+    pub(super) fn set_listening(&self, listening: bool) {
+        self.listening.store(listening, Ordering::Relaxed);
+    }
+
+    /// Something is due, from a time on or from nobody knows when.
+    pub(super) fn notice(&self, due: Option<SystemTime>) {
+        self.mark.lower(due.unwrap_or(SystemTime::UNIX_EPOCH));
+        self.changed.notify_waiters();
+    }
+
+    async fn borrow(&self) -> Result<Borrowed<'_>, PostgresError> {
+        match self.closed.is_cancelled() {
+            true => Err(PostgresError::Closed),
+            false => self.link.borrow().await,
+        }
+    }
+
+    async fn query(
+        &self,
+        statement: &Statement,
+        values: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, PostgresError> {
+        let connection = self.borrow().await?;
+        connection
+            .ask(|client| statement.query(client, values))
+            .await
+    }
+}
+
+impl PostgresStore {
+    /// Connects by a URL or a string of `key=value`, without TLS, with the defaults of the
+    /// [builder](Self::builder).
+    ///
+    /// # Errors
+    ///
+    /// As [`PostgresStoreBuilder::connect_tls`].
+    pub async fn connect(url: &str) -> Result<Self, PostgresError> {
+        Self::builder().connect(url).await
+    }
+
+    /// Starts to build one with other options.
+    pub fn builder() -> PostgresStoreBuilder {
+        PostgresStoreBuilder::new()
+    }
+
+    /// Makes the tables, or upgrades those of an earlier version. Changes nothing where they are
+    /// up to date. Several processes may do it at once.
+    ///
+    /// # Errors
+    ///
+    /// [`Forbidden`](PostgresError::Forbidden) if the role may not make them, which needs
+    /// `CREATE` on the database, or on the schema if it exists;
+    /// [`Version`](PostgresError::Version) if a later version has made them.
+    pub async fn migrate(&self) -> Result<(), PostgresError> {
+        match self.inner.closed.is_cancelled() {
+            true => Err(PostgresError::Closed),
+            false => migrate(&self.inner.link).await,
+        }
+    }
+
+    /// Settles leases in a transaction of yours, so that their effects and their settlement
+    /// happen both or not at all. Keep it short: make it at the end of the processing, write the
+    /// effects, settle, commit. Return [`Verdict::Settled`] for the jobs to the drain then.
+    ///
+    /// # Errors
+    ///
+    /// [`LeasesLost`](PostgresError::LeasesLost) if not every lease holds. After it, and after
+    /// any other error, the transaction cannot be committed: the server rolls it back.
+    pub async fn settle_in(
+        &self,
+        transaction: &Transaction<'_>,
+        verdicts: &[(PostgresLease, Verdict)],
+    ) -> Result<(), PostgresError> {
+        let link = &self.inner.link;
+        let settling = Settling::new(verdicts);
+        let rows = settling.query(&self.inner, transaction.client());
+        let answers = settling.answers(&link.in_time(rows).await?);
+        let answers = answers.iter().zip(verdicts);
+        let lost = answers.filter(|(answer, _)| **answer == Settled::Lost);
+        let jobs: Vec<_> = lost.map(|(_, (lease, _))| lease.id.clone()).collect();
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        // An error in it ends the transaction, whatever the caller makes of ours.
+        let end = "DO $$ BEGIN RAISE EXCEPTION 'leases of jobs were lost'; END $$";
+        let _ = link.in_time(transaction.batch_execute(end)).await;
+        Err(PostgresError::LeasesLost { jobs })
+    }
+
+    /// Appends jobs in a transaction of yours, so that they are there if and only if it is
+    /// committed. Keep it short: who appends the same ids waits for it.
+    ///
+    /// # Errors
+    ///
+    /// After an error the transaction cannot be committed.
+    pub async fn append_in(
+        &self,
+        transaction: &Transaction<'_>,
+        jobs: &[NewJob],
+    ) -> Result<Vec<Appended>, PostgresError> {
+        let mut appending = Appending::new(jobs, self.inner.options.max_payload);
+        for chunk in appending.chunks() {
+            let rows = append_on(&self.inner, transaction.client(), jobs, &chunk);
+            let rows = self.inner.link.in_time(rows).await?;
+            appending.answer(jobs, &chunk, &rows);
+        }
+        Ok(appending.answers)
+    }
+
+    pub(super) fn start(
+        options: Options,
+        pool: Pool,
+        owns_pool: bool,
+        listening: Option<Listening>,
+    ) -> Self {
+        let schema = format!("\"{}\"", options.schema.replace('"', "\"\""));
+        let closed = CancellationToken::new();
+        let inner = Arc::new(Inner {
+            statements: Statements::new(&schema, options.notify),
+            link: Link {
+                pool,
+                schema,
+                call_timeout: options.call_timeout,
+            },
+            queue: options.queue.clone(),
+            options,
+            owns_pool,
+            mark: Mark::default(),
+            changed: Notify::new(),
+            listening: AtomicBool::new(false),
+            next_purge: Mutex::new(Instant::now()),
+            _closed_on_drop: closed.clone().drop_guard(),
+            closed: closed.clone(),
+        });
+        if let Some(listening) = listening {
+            tokio::spawn(listen(listening, Arc::downgrade(&inner), closed));
+        }
+        Self { inner }
+    }
+
+    /// Asks the server for an answer.
+    pub(super) async fn check(&self) -> Result<(), PostgresError> {
+        let connection = self.inner.borrow().await?;
+        connection.ask(|client| client.batch_execute("")).await
+    }
+
+    /// Looks for jobs that are due. If there is none, says when there will be one.
+    async fn look(self, max: i64) -> Result<(Unreceived, Option<Duration>), PostgresError> {
+        let inner = &self.inner;
+        let (from, began) = (inner.mark.from(), Instant::now());
+        let lease_time = micros(inner.options.lease_time);
+        let connection = inner.borrow().await?;
+        let values: [&(dyn ToSql + Sync); 4] = [&inner.queue, &from, &max, &lease_time];
+        let lease = &inner.statements.lease;
+        let rows = connection
+            .ask(|client| lease.query(client, &values))
+            .await?;
+        let mut due = None;
+        if rows.is_empty() {
+            let next = &inner.statements.next_due;
+            let next = connection
+                .ask(|client| next.query(client, &values[..2]))
+                .await?;
+            due = next.first().map(|row| row.get::<_, i64>(0));
+        }
+        drop(connection);
+        let first = rows.first().map(|row| row.get("place"));
+        inner.mark.looked(from, began, first);
+        let jobs = rows.iter().map(leased).collect();
+        let due = due.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0)));
+        Ok((Unreceived::new(jobs, self), due))
+    }
+
+    /// Now and then, removes ids that are free again.
+    fn purge_if_due(&self) {
+        let now = Instant::now();
+        {
+            let next = self.inner.next_purge.lock();
+            let mut next = next.unwrap_or_else(PoisonError::into_inner);
+            if *next > now {
+                return;
+            }
+            // Not all processes at once.
+            *next = now + PURGE_INTERVAL.mul_f64(0.5 + fastrand::f64());
+        }
+        let inner = Arc::clone(&self.inner);
+        tokio::spawn(async move {
+            let purge = &inner.statements.purge;
+            if let Err(error) = inner.query(purge, &[&inner.queue]).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(error, "ids that are free were not removed; again later");
+            }
+        });
+    }
+}
+
+/// Appends some of the jobs.
+async fn append_on(
+    inner: &Inner,
+    client: &Client,
+    jobs: &[NewJob],
+    chunk: &[usize],
+) -> Result<Vec<Row>, Error> {
+    // In the order of the keys, in which rows are locked.
+    let mut at = chunk.to_vec();
+    at.sort_unstable_by_key(|at| &*jobs[*at].id);
+    let of = |text: fn(&NewJob) -> &str| at.iter().map(|at| text(&jobs[*at])).collect::<Vec<_>>();
+    let (ids, codecs) = (of(|job| &job.id), of(|job| &job.codec));
+    let payloads: Vec<_> = at.iter().map(|at| &*jobs[*at].payload).collect();
+    let at: Vec<_> = at.iter().map(|at| *at as i64).collect();
+    let values: [&(dyn ToSql + Sync); 5] = [&inner.queue, &ids, &codecs, &payloads, &at];
+    inner.statements.append.query(client, &values).await
+}
+
+/// Verdicts on their way, in the order in which rows are locked.
+struct Settling {
+    /// Places in what the caller said.
+    at: Vec<usize>,
+    jobs: Vec<i64>,
+    numbers: Vec<i64>,
+    kinds: Vec<&'static str>,
+    delays: Vec<i64>,
+    reasons: Vec<String>,
+    said: usize,
+}
+
+impl Settling {
+    fn new(verdicts: &[(PostgresLease, Verdict)]) -> Self {
+        let mut settled = HashSet::new();
+        // Of two verdicts of one lease, the first is done.
+        let mut at: Vec<_> = (0..verdicts.len())
+            .filter(|at| {
+                let (lease, verdict) = &verdicts[*at];
+                match verdict {
+                    Verdict::Settled => !settled.contains(lease),
+                    _ => settled.insert(lease),
+                }
+            })
+            .collect();
+        at.sort_by_key(|at| verdicts[*at].0.seq);
+        let of = |at: &usize| &verdicts[*at];
+        let verdict_of = |at| match &of(at).1 {
+            Verdict::Done => ("d", Duration::ZERO, String::new()),
+            Verdict::Retry { after, .. } => ("r", *after, String::new()),
+            // A text of the database has no NUL.
+            Verdict::Dead { reason } => ("x", Duration::ZERO, reason.replace('\0', "\u{fffd}")),
+            Verdict::Release => ("g", Duration::ZERO, String::new()),
+            Verdict::Settled => ("s", Duration::ZERO, String::new()),
+        };
+        let (kinds, (delays, reasons)) = at
+            .iter()
+            .map(verdict_of)
+            .map(|(kind, delay, reason)| (kind, (micros(delay), reason)))
+            .unzip();
+        Self {
+            jobs: at.iter().map(|at| of(at).0.seq).collect(),
+            numbers: at.iter().map(|at| of(at).0.number).collect(),
+            kinds,
+            delays,
+            reasons,
+            at,
+            said: verdicts.len(),
+        }
+    }
+
+    async fn query(&self, inner: &Inner, client: &Client) -> Result<Vec<Row>, Error> {
+        let window = micros(inner.options.dedup_window);
+        let (jobs, numbers) = (&self.jobs, &self.numbers);
+        let (kinds, delays, reasons) = (&self.kinds, &self.delays, &self.reasons);
+        let values: [&(dyn ToSql + Sync); 7] =
+            [&inner.queue, jobs, numbers, kinds, delays, reasons, &window];
+        inner.statements.settle.query(client, &values).await
+    }
+
+    /// Which leases held, as the caller asked.
+    fn answers(&self, rows: &[Row]) -> Vec<Settled> {
+        answers(self.said, rows, |place| self.at.get(place))
+    }
+}
+
+/// Makes the answer of `settle` and `extend` from the rows of those that held.
+fn answers<'a>(
+    asked: usize,
+    rows: &[Row],
+    at: impl Fn(usize) -> Option<&'a usize>,
+) -> Vec<Settled> {
+    let mut answers = vec![Settled::Lost; asked];
+    for row in rows {
+        // Counted from 1.
+        let place = usize::try_from(row.get::<_, i64>("at") - 1).ok();
+        if let Some(at) = place.and_then(&at) {
+            answers[*at] = Settled::Held;
+        }
+    }
+    answers
+}
+
+fn leased(row: &Row) -> Leased<PostgresLease> {
+    let id = JobId::from(row.get::<_, &str>("id"));
+    let attempt = u32::try_from(row.get::<_, i32>("attempt")).ok();
+    Leased {
+        attempt: attempt.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN),
+        codec: row.get::<_, &str>("codec").into(),
+        payload: Bytes::copy_from_slice(row.get("payload")),
+        appended: row.get("appended"),
+        lease: PostgresLease {
+            seq: row.get("seq"),
+            number: row.get("lease"),
+            id: id.clone(),
+        },
+        id,
+    }
+}
+
+fn dead(row: &Row) -> DeadJob {
+    DeadJob {
+        id: row.get::<_, &str>("id").into(),
+        attempt: u32::try_from(row.get::<_, i32>("attempt")).unwrap_or_default(),
+        codec: row.get::<_, &str>("codec").into(),
+        payload: Bytes::copy_from_slice(row.get("payload")),
+        appended: row.get("appended"),
+        died: row.get("died"),
+        reason: row.get("reason"),
+    }
+}
+
+/// Jobs on their way: what is refused and what is there twice is not asked for.
+struct Appending {
+    answers: Vec<Appended>,
+    asked: Vec<usize>,
+    chunks: Vec<usize>,
+}
+
+impl Appending {
+    fn new(jobs: &[NewJob], max_payload: usize) -> Self {
+        let mut seen = HashSet::new();
+        let (mut asked, mut chunks, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut answers = Vec::with_capacity(jobs.len());
+        for (at, job) in jobs.iter().enumerate() {
+            let mut checked = job.check(max_payload);
+            if job.codec.contains('\0') {
+                let reason = "the name of its codec has a NUL".to_owned();
+                checked = checked.and(Err(Refusal::Unencodable { reason }));
+            }
+            answers.push(match checked {
+                Err(refusal) => Appended::Refused(refusal),
+                // Unless it comes back as one that was free.
+                Ok(()) => Appended::Duplicate,
+            });
+            if answers[at] != Appended::Duplicate || !seen.insert(&*job.id) {
+                continue;
+            }
+            if bytes > 0 && bytes + job.payload.len() > STATEMENT_BYTES {
+                chunks.push(asked.len());
+                bytes = 0;
+            }
+            bytes += job.payload.len();
+            asked.push(at);
+        }
+        chunks.push(asked.len());
+        Self {
+            answers,
+            asked,
+            chunks,
+        }
+    }
+
+    /// What goes into a statement each: places in `jobs`.
+    fn chunks(&self) -> Vec<Vec<usize>> {
+        let mut from = 0;
+        let chunks = self.chunks.iter().map(|to| {
+            let chunk = self.asked[from..*to].to_vec();
+            from = *to;
+            chunk
+        });
+        chunks.filter(|chunk| !chunk.is_empty()).collect()
+    }
+
+    /// Notes which were free. Returns since when they are due.
+    fn answer(&mut self, jobs: &[NewJob], chunk: &[usize], rows: &[Row]) -> Option<SystemTime> {
+        let at: HashMap<&str, usize> = chunk.iter().map(|at| (&*jobs[*at].id, *at)).collect();
+        for row in rows {
+            if let Some(at) = at.get(row.get::<_, &str>("id")) {
+                self.answers[*at] = Appended::New;
+            }
+        }
+        rows.first().map(|row| row.get("due"))
+    }
+}
+
+impl Store for PostgresStore {
+    type Lease = PostgresLease;
+    type Error = PostgresError;
+
+    async fn append(&self, jobs: &[NewJob]) -> Result<Vec<Appended>, PostgresError> {
+        let mut appending = Appending::new(jobs, self.inner.options.max_payload);
+        let chunks = appending.chunks();
+        if chunks.is_empty() {
+            return Ok(appending.answers);
+        }
+        let connection = self.inner.borrow().await?;
+        let is_one = chunks.len() == 1;
+        if !is_one {
+            // If an error ends this here, the connection ends, and the transaction with it.
+            connection
+                .ask(|client| client.batch_execute("BEGIN"))
+                .await?;
+        }
+        let mut due = None;
+        for chunk in chunks {
+            let rows = connection
+                .ask(|client| append_on(&self.inner, client, jobs, &chunk))
+                .await?;
+            let appended = appending.answer(jobs, &chunk, &rows);
+            due = due.or(appended);
+        }
+        if !is_one {
+            connection
+                .ask(|client| client.batch_execute("COMMIT"))
+                .await?;
+        }
+        drop(connection);
+        if due.is_some() {
+            self.inner.notice(due);
+        }
+        Ok(appending.answers)
+    }
+
+    async fn lease(&self, max: usize) -> Result<Vec<Leased<PostgresLease>>, PostgresError> {
+        let max = i64::try_from(max.max(1)).unwrap_or(i64::MAX);
+        let longest = self.inner.options.poll_interval;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let mut changed = pin!(self.inner.changed.notified());
+            // Listens before it asks, so that no change is missed.
+            changed.as_mut().enable();
+            self.purge_if_due();
+            // In a task of its own: what a dropped call brings is released.
+            let look = tokio::spawn(self.clone().look(max)).await;
+            let (found, due) = look.unwrap_or(Err(PostgresError::Closed))?;
+            let jobs = found.receive();
+            if !jobs.is_empty() {
+                return Ok(jobs);
+            }
+            let unheard = match self.inner.listening.load(Ordering::Relaxed) {
+                true => longest,
+                false => pause.min(longest),
+            };
+            let sleep = match due {
+                // It is locked by somebody.
+                Some(Duration::ZERO) => pause.min(longest),
+                Some(due) => due.min(unheard),
+                None => unheard.mul_f64(0.5 + fastrand::f64() / 2.0),
+            };
+            pause = (pause * 2).min(longest);
+            tokio::select! {
+                () = changed => pause = FIRST_PAUSE,
+                () = tokio::time::sleep(sleep) => {}
+                () = self.inner.closed.cancelled() => return Err(PostgresError::Closed),
+            }
+        }
+    }
+
+    async fn settle(
+        &self,
+        verdicts: &[(PostgresLease, Verdict)],
+    ) -> Result<Vec<Settled>, PostgresError> {
+        if verdicts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let settling = Settling::new(verdicts);
+        let connection = self.inner.borrow().await?;
+        let rows = connection
+            .ask(|client| settling.query(&self.inner, client))
+            .await?;
+        drop(connection);
+        let answers = settling.answers(&rows);
+        let is_due_again =
+            |verdict: &Verdict| matches!(verdict, Verdict::Release | Verdict::Retry { .. });
+        if verdicts.iter().any(|(_, verdict)| is_due_again(verdict)) {
+            self.inner.notice(None);
+        }
+        Ok(answers)
+    }
+
+    async fn extend(&self, leases: &[PostgresLease]) -> Result<Vec<Settled>, PostgresError> {
+        if leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut at: Vec<_> = (0..leases.len()).collect();
+        at.sort_by_key(|at| leases[*at].seq);
+        let jobs: Vec<_> = at.iter().map(|at| leases[*at].seq).collect();
+        let numbers: Vec<_> = at.iter().map(|at| leases[*at].number).collect();
+        let lease_time = micros(self.inner.options.lease_time);
+        let values: [&(dyn ToSql + Sync); 3] = [&jobs, &numbers, &lease_time];
+        let rows = self
+            .inner
+            .query(&self.inner.statements.extend, &values)
+            .await?;
+        Ok(answers(leases.len(), &rows, |place| at.get(place)))
+    }
+
+    fn lease_time(&self) -> Option<Duration> {
+        Some(self.inner.options.lease_time)
+    }
+
+    async fn depth(&self) -> Result<Depth, PostgresError> {
+        let depth = &self.inner.statements.depth;
+        let rows = self.inner.query(depth, &[&self.inner.queue]).await?;
+        let Some(row) = rows.first() else {
+            return Ok(Depth::default());
+        };
+        let count = |name: &str| u64::try_from(row.get::<_, i64>(name)).unwrap_or_default();
+        Ok(Depth {
+            ready: count("ready"),
+            leased: count("leased"),
+            delayed: count("delayed"),
+            dead: count("dead"),
+            oldest: row.get("oldest"),
+        })
+    }
+
+    async fn close(&self) {
+        self.inner.closed.cancel();
+        if self.inner.owns_pool {
+            self.inner.link.pool.close();
+        }
+    }
+}
+
+impl DeadLetters for PostgresStore {
+    async fn list(
+        &self,
+        after: Option<&JobId>,
+        limit: usize,
+    ) -> Result<Vec<DeadJob>, PostgresError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let after = after.map_or("", |after| after);
+        let list = &self.inner.statements.list;
+        let rows = (self.inner)
+            .query(list, &[&self.inner.queue, &after, &limit])
+            .await?;
+        Ok(rows.iter().map(dead).collect())
+    }
+
+    async fn revive(&self, ids: &[JobId]) -> Result<Vec<bool>, PostgresError> {
+        let found = self
+            .among_the_dead(&self.inner.statements.revive, ids)
+            .await?;
+        if found.contains(&true) {
+            self.inner.notice(None);
+        }
+        Ok(found)
+    }
+
+    async fn discard(&self, ids: &[JobId]) -> Result<Vec<bool>, PostgresError> {
+        self.among_the_dead(&self.inner.statements.discard, ids)
+            .await
+    }
+}
+
+impl PostgresStore {
+    /// Does something to dead jobs, and says which there were. An id counts once.
+    async fn among_the_dead(
+        &self,
+        statement: &Statement,
+        ids: &[JobId],
+    ) -> Result<Vec<bool>, PostgresError> {
+        let mut seen = HashSet::new();
+        // What cannot be an id cannot be asked for.
+        let asked = ids.iter().filter(|id| id.check().is_ok());
+        let asked: Vec<&str> = asked
+            .map(|id| &**id)
+            .filter(|id| seen.insert(*id))
+            .collect();
+        if asked.is_empty() {
+            return Ok(vec![false; ids.len()]);
+        }
+        let rows = self
+            .inner
+            .query(statement, &[&self.inner.queue, &asked])
+            .await?;
+        let mut found: HashSet<&str> = rows.iter().map(|row| row.get("id")).collect();
+        Ok(ids.iter().map(|id| found.remove(&**id)).collect())
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("schema", &self.inner.options.schema)
+            .field("queue", &self.inner.queue)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,286 @@
+//! What is said to the database: one statement a call, whatever the number of jobs.
+//!
+//! # Invariants
+//!
+//! - Rows are locked in the order of their keys, `jobs` before `ids`: two calls over the
+//!   same jobs wait for each other, and never both. A lease skips what is locked.
+//! - A statement that changes something sets `synchronous_commit` for its transaction, so
+//!   what was answered is on disk whatever the role or the database has as a default.
+//! - Whether an id is taken is said by its row in `ids` alone. It is read under the lock of
+//!   that row, not from the snapshot: an append that waits for the settlement of the same
+//!   job sees what the settlement says.
+//! - Statements are not prepared, so a pooler such as PgBouncer may stand between.
+
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Error, Row};
+
+/// A statement with its types of parameters.
+#[derive(Debug, Clone)]
+pub(super) struct Statement {
+    sql: String,
+    types: &'static [Type],
+}
+
+impl Statement {
+    fn new(options: &Names<'_>, sql: &str, types: &'static [Type]) -> Self {
+        let sql = sql
+            .replace("{durable}", DURABLE)
+            .replace("{notified}", NOTIFIED)
+            .replace("{channel}", CHANNEL)
+            .replace("{schema}", options.schema)
+            .replace(
+                "{notifies}",
+                if options.notifies { "true" } else { "false" },
+            );
+        Self { sql, types }
+    }
+
+    pub(super) async fn query(
+        &self,
+        client: &Client,
+        values: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
+        debug_assert_eq!(values.len(), self.types.len());
+        let typed = values.iter().copied().zip(self.types.iter().cloned());
+        let typed: Vec<_> = typed.collect();
+        client.query_typed(&self.sql, &typed).await
+    }
+}
+
+/// Only ever raises it: `remote_apply` stays. Local to the transaction.
+const DURABLE: &str = "(SELECT set_config('synchronous_commit', \
+    CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' \
+    ELSE 'on' END, true))";
+
+/// One channel for each schema and queue; a name has at most 63 bytes.
+const CHANNEL: &str = "'microbatch_' || md5('{schema}.' || $1)";
+
+/// Tells who listens that something is due, and from when on: once a statement. A hint.
+const NOTIFIED: &str = "(SELECT CASE WHEN {notifies} THEN \
+    pg_notify({channel}, (extract(epoch FROM min(due)) * 1000000)::bigint::text) END \
+    FROM noticed HAVING count(*) > 0)";
+
+struct Names<'a> {
+    schema: &'a str,
+    notifies: bool,
+}
+
+/// `schema` is quoted.
+#[derive(Debug, Clone)]
+pub(super) struct Statements {
+    pub(super) append: Statement,
+    pub(super) lease: Statement,
+    pub(super) next_due: Statement,
+    pub(super) settle: Statement,
+    pub(super) extend: Statement,
+    pub(super) depth: Statement,
+    pub(super) list: Statement,
+    pub(super) revive: Statement,
+    pub(super) discard: Statement,
+    pub(super) purge: Statement,
+    pub(super) channel: Statement,
+}
+
+impl Statements {
+    pub(super) fn new(schema: &str, notifies: bool) -> Self {
+        let names = Names { schema, notifies };
+        let new = |sql, types| Statement::new(&names, sql, types);
+        Self {
+            append: new(
+                APPEND,
+                &[
+                    Type::TEXT,
+                    Type::TEXT_ARRAY,
+                    Type::TEXT_ARRAY,
+                    Type::BYTEA_ARRAY,
+                    Type::INT8_ARRAY,
+                ],
+            ),
+            lease: new(
+                LEASE,
+                &[Type::TEXT, Type::TIMESTAMPTZ, Type::INT8, Type::INT8],
+            ),
+            next_due: new(NEXT_DUE, &[Type::TEXT, Type::TIMESTAMPTZ]),
+            settle: new(
+                SETTLE,
+                &[
+                    Type::TEXT,
+                    Type::INT8_ARRAY,
+                    Type::INT8_ARRAY,
+                    Type::TEXT_ARRAY,
+                    Type::INT8_ARRAY,
+                    Type::TEXT_ARRAY,
+                    Type::INT8,
+                ],
+            ),
+            extend: new(EXTEND, &[Type::INT8_ARRAY, Type::INT8_ARRAY, Type::INT8]),
+            depth: new(DEPTH, &[Type::TEXT]),
+            list: new(LIST, &[Type::TEXT, Type::TEXT, Type::INT8]),
+            revive: new(REVIVE, &[Type::TEXT, Type::TEXT_ARRAY]),
+            discard: new(DISCARD, &[Type::TEXT, Type::TEXT_ARRAY]),
+            purge: new(PURGE, &[Type::TEXT]),
+            channel: new("SELECT {channel}", &[Type::TEXT]),
+        }
+    }
+}
+
+/// `$2` to `$5`: ids in the order of their bytes, each once; codecs; payloads; places in
+/// the order of the caller. Answers with the ids that were free.
+const APPEND: &str = "
+WITH new AS MATERIALIZED (
+    SELECT * FROM unnest($2, $3, $4, $5) WITH ORDINALITY AS new (id, codec, payload, at, key)
+), taken AS (
+    INSERT INTO {schema}.ids AS i (queue, id, free)
+    SELECT $1, id, 'infinity' FROM new ORDER BY key
+    ON CONFLICT (queue, id) DO UPDATE SET free = 'infinity'
+        WHERE i.free <= statement_timestamp()
+    RETURNING id
+), noticed AS (
+    INSERT INTO {schema}.jobs (queue, id, due, place, appended, codec, payload)
+    SELECT $1, id, statement_timestamp(), statement_timestamp(), statement_timestamp(),
+        codec, payload
+    FROM new JOIN taken USING (id) ORDER BY at
+    RETURNING id, due
+)
+SELECT id, due, {durable}, {notified} FROM noticed";
+
+/// `$2`: where to begin; `$3`: how many; `$4`: the lease time in microseconds. The lock is
+/// taken in a part of its own, which is not repeated, so that no more are locked than asked.
+const LEASE: &str = "
+WITH batch AS MATERIALIZED (
+    SELECT seq FROM {schema}.jobs
+    WHERE queue = $1 AND due >= coalesce($2, '-infinity') AND due <= statement_timestamp()
+    ORDER BY due, seq LIMIT $3
+    FOR UPDATE SKIP LOCKED
+), number AS MATERIALIZED (
+    SELECT nextval('{schema}.leases') AS lease
+), leased AS (
+    UPDATE {schema}.jobs j
+    SET place = j.due, due = statement_timestamp() + $4 * interval '1 microsecond',
+        attempt = j.attempt + 1, lease = number.lease
+    FROM batch, number WHERE j.seq = batch.seq
+    RETURNING j.seq, j.lease, j.id, j.attempt, j.codec, j.payload, j.appended, j.place
+)
+SELECT seq, lease, id, attempt, codec, payload, appended, place, {durable}
+FROM leased ORDER BY place, seq";
+
+/// In how many microseconds the next job is due.
+const NEXT_DUE: &str = "
+SELECT (extract(epoch FROM due - clock_timestamp()) * 1000000)::bigint FROM {schema}.jobs
+WHERE queue = $1 AND due >= coalesce($2, '-infinity') ORDER BY due, seq LIMIT 1";
+
+/// `$2` to `$6`: jobs in order, leases, verdicts (done, retry, xdead, give back, settled),
+/// delays in microseconds, reasons; `$7`: the deduplication window in microseconds.
+/// Answers with the places of those whose lease held. A lease has one verdict at most that
+/// changes something.
+const SETTLE: &str = "
+WITH said AS MATERIALIZED (
+    SELECT * FROM unnest($2, $3, $4, $5, $6) WITH ORDINALITY
+        AS said (seq, lease, verdict, after, reason, at)
+), held AS MATERIALIZED (
+    SELECT j.seq, j.id, said.verdict, said.after, said.reason, said.at
+    FROM said JOIN {schema}.jobs j ON j.seq = said.seq
+    WHERE j.queue = $1 AND j.lease = said.lease AND j.due > clock_timestamp()
+    ORDER BY said.at
+    FOR UPDATE OF j
+), dead AS (
+    INSERT INTO {schema}.dead_jobs (queue, id, attempt, appended, died, codec, payload, reason)
+    SELECT j.queue, j.id, j.attempt, j.appended, statement_timestamp(), j.codec, j.payload,
+        held.reason
+    FROM held JOIN {schema}.jobs j ON j.seq = held.seq WHERE held.verdict = 'x'
+), gone AS (
+    DELETE FROM {schema}.jobs j USING held
+    WHERE j.seq = held.seq AND held.verdict IN ('d', 'x')
+), noticed AS (
+    UPDATE {schema}.jobs j
+    SET due = CASE held.verdict WHEN 'g' THEN j.place
+            ELSE statement_timestamp() + held.after * interval '1 microsecond' END,
+        attempt = j.attempt - (held.verdict = 'g')::int, lease = NULL
+    FROM held WHERE j.seq = held.seq AND held.verdict IN ('r', 'g')
+    RETURNING j.due
+), done AS MATERIALIZED (
+    SELECT i.id FROM {schema}.ids i JOIN held ON i.id = held.id
+    WHERE i.queue = $1 AND held.verdict = 'd'
+    ORDER BY i.id
+    FOR UPDATE OF i
+), known AS (
+    UPDATE {schema}.ids i SET free = statement_timestamp() + $7 * interval '1 microsecond'
+    FROM done WHERE i.queue = $1 AND i.id = done.id
+)
+SELECT at, {durable}, {notified} FROM held";
+
+/// `$1` and `$2`: jobs in order, leases; `$3`: the lease time in microseconds.
+const EXTEND: &str = "
+WITH said AS MATERIALIZED (
+    SELECT * FROM unnest($1, $2) WITH ORDINALITY AS said (seq, lease, at)
+), held AS MATERIALIZED (
+    SELECT j.seq, said.at FROM said JOIN {schema}.jobs j ON j.seq = said.seq
+    WHERE j.lease = said.lease AND j.due > clock_timestamp()
+    ORDER BY said.at
+    FOR UPDATE OF j
+), extended AS (
+    UPDATE {schema}.jobs j SET due = statement_timestamp() + $3 * interval '1 microsecond'
+    FROM held WHERE j.seq = held.seq
+)
+SELECT at, {durable} FROM held";
+
+const DEPTH: &str = "
+SELECT ready, leased, delayed,
+    (SELECT count(*) FROM {schema}.dead_jobs WHERE queue = $1) AS dead,
+    (SELECT appended FROM {schema}.jobs WHERE seq = first) AS oldest
+FROM (
+    SELECT count(*) FILTER (WHERE due <= statement_timestamp()) AS ready,
+        count(*) FILTER (WHERE due > statement_timestamp() AND lease IS NOT NULL) AS leased,
+        count(*) FILTER (WHERE due > statement_timestamp() AND lease IS NULL) AS delayed,
+        min(seq) AS first
+    FROM {schema}.jobs WHERE queue = $1
+) AS counts";
+
+const LIST: &str = "
+SELECT id, attempt, codec, payload, appended, died, reason FROM {schema}.dead_jobs
+WHERE queue = $1 AND id > $2 ORDER BY id LIMIT $3";
+
+/// `$2`: ids, each once.
+const REVIVE: &str = "
+WITH said AS MATERIALIZED (
+    SELECT * FROM unnest($2) WITH ORDINALITY AS said (id, at)
+), found AS MATERIALIZED (
+    SELECT d.id, said.at FROM said JOIN {schema}.dead_jobs d ON d.id = said.id
+    WHERE d.queue = $1
+    ORDER BY d.id
+    FOR UPDATE OF d
+), gone AS (
+    DELETE FROM {schema}.dead_jobs d USING found WHERE d.queue = $1 AND d.id = found.id
+    RETURNING d.id, d.appended, d.codec, d.payload, found.at
+), noticed AS (
+    INSERT INTO {schema}.jobs (queue, id, due, place, appended, codec, payload)
+    SELECT $1, id, statement_timestamp(), statement_timestamp(), appended, codec, payload
+    FROM gone ORDER BY at
+    RETURNING id, due
+)
+SELECT id, {durable}, {notified} FROM noticed";
+
+const DISCARD: &str = "
+WITH said AS MATERIALIZED (
+    SELECT * FROM unnest($2) AS said (id)
+), found AS MATERIALIZED (
+    SELECT d.id FROM said JOIN {schema}.dead_jobs d ON d.id = said.id
+    WHERE d.queue = $1
+    ORDER BY d.id
+    FOR UPDATE OF d
+), gone AS (
+    DELETE FROM {schema}.dead_jobs d USING found WHERE d.queue = $1 AND d.id = found.id
+), freed AS (
+    DELETE FROM {schema}.ids i USING found WHERE i.queue = $1 AND i.id = found.id
+)
+SELECT id, {durable} FROM found";
+
+/// Forgets ids that are free, not too many at a time.
+const PURGE: &str = "
+WITH free AS MATERIALIZED (
+    SELECT id FROM {schema}.ids WHERE queue = $1 AND free <= statement_timestamp()
+    ORDER BY free LIMIT 10000
+    FOR UPDATE SKIP LOCKED
+)
+DELETE FROM {schema}.ids i USING free
+WHERE i.queue = $1 AND i.id = free.id AND i.free <= statement_timestamp()";
