@@ -315,7 +315,7 @@ fn run_and_kill(child: &mut Running, said: &mut Said, moment: Moment, longer: Du
     while let Ok(line) = child.line_until(until) {
         said.hear(&line.expect("it runs until it is killed"));
     }
-    child.kill();
+    child.child.kill().unwrap();
     // What it said before is in the pipe.
     while let Some(line) = child.line() {
         said.hear(&line);
@@ -352,7 +352,7 @@ fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
         ];
         // Whether these are in the store, nobody knows.
         orders.extend(said.unacknowledged());
-        let mut child = Running::start("kill::child", &path, &orders);
+        let mut child = Running::start("kill::child", path.to_str().unwrap(), &orders);
         let longer = Duration::from_micros(rng.u64(..longest));
         run_and_kill(&mut child, &mut said, moment, longer);
         *moments.entry(format!("{moment:?}")).or_default() += 1;
@@ -373,7 +373,7 @@ fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
     runtime.block_on(said.check(&path));
     let mut orders = vec!["end".to_owned(), "0".to_owned(), "0".to_owned()];
     orders.extend(said.unacknowledged());
-    let mut child = Running::start("kill::child", &path, &orders);
+    let mut child = Running::start("kill::child", path.to_str().unwrap(), &orders);
     let mut last = String::new();
     while let Some(line) = child.line() {
         said.hear(&line);
@@ -411,7 +411,7 @@ fn a_kill_while_the_file_is_made_leaves_a_folder_that_can_be_used() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("jobs.redb");
         let orders = ["0", "1000000", "0"].map(str::to_owned);
-        let mut child = Running::start("kill::child", &path, &orders);
+        let mut child = Running::start("kill::child", path.to_str().unwrap(), &orders);
         let mut said = Said::default();
         let longer = Duration::from_micros(rng.u64(..5000));
         run_and_kill(&mut child, &mut said, Moment::Opening, longer);
