@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 use backon::ConstantBuilder;
 use fastrand::Rng;
 use microbatch_durable::{
-    CancellationToken, DeadLetters, Drain, Durable, IntoVerdict, RedbError, RedbStore,
-    RedbStoreBuilder, Store, Verdict,
+    CancellationToken, DeadLetters, Drain, Durable, RedbError, RedbStore, RedbStoreBuilder, Store,
+    Verdict,
 };
 use tokio::runtime::{Builder, Runtime};
 
+use crate::by_seed::{BySeed, MAX_ATTEMPTS, is_reason};
 use crate::child::{self, Running, say};
 use crate::seeds;
 
 const CALLERS: u64 = 12;
-const MAX_ATTEMPTS: u32 = 6;
 
 fn options() -> RedbStoreBuilder {
     // Longer than the test lasts, so that an id is appended once.
@@ -32,55 +32,6 @@ fn runtime() -> Runtime {
         .enable_all()
         .build()
         .unwrap()
-}
-
-/// What the processor makes of a job.
-struct Processed {
-    id: String,
-    verdict: Verdict,
-}
-
-impl IntoVerdict for Processed {
-    fn into_verdict(self, attempt: u32) -> Verdict {
-        let verdict = match &self.verdict {
-            Verdict::Done => "done",
-            Verdict::Retry { .. } => "retry",
-            _ => "dead",
-        };
-        say(format!("did {} {attempt} {verdict}", self.id));
-        self.verdict
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("the batch fails by seed")]
-struct Fails;
-
-/// Fails some batches and some jobs.
-fn process(rng: &mut Rng, jobs: Vec<String>) -> Result<Vec<Processed>, Fails> {
-    for id in &jobs {
-        say(format!("begin {id}"));
-    }
-    match rng.u32(..40) {
-        0 => return Err(Fails),
-        1 => panic!("a panic by seed"),
-        _ => {}
-    }
-    let mut verdict = || match rng.u32(..60) {
-        0..4 => Verdict::Retry {
-            after: Duration::ZERO,
-            reason: "again, by seed".to_owned(),
-        },
-        4 => Verdict::Dead {
-            reason: "dead, by seed".to_owned(),
-        },
-        _ => Verdict::Done,
-    };
-    let processed = jobs.into_iter().map(|id| Processed {
-        id,
-        verdict: verdict(),
-    });
-    Ok(processed.collect())
 }
 
 /// Submits and drains until it is killed, or, if there is nothing to submit, until the
@@ -105,21 +56,14 @@ fn child() {
             .unwrap();
         let stop = CancellationToken::new();
         let max_in_flight = rng.usize(1..4);
-        let processing = Arc::new(std::sync::Mutex::new(rng.fork()));
-        let drain = Drain::builder(store.clone(), move |jobs: Vec<String>| {
-            let mut rng = processing.lock().unwrap().fork();
-            async move {
-                let processed = process(&mut rng, jobs);
-                tokio::time::sleep(Duration::from_micros(rng.u64(..2000))).await;
-                processed
-            }
-        })
-        .max_batch_size(16)
-        .max_attempts(MAX_ATTEMPTS)
-        .max_in_flight(max_in_flight)
-        .backoff(ConstantBuilder::new().with_delay(Duration::from_millis(2)))
-        .build()
-        .unwrap();
+        let processor = BySeed::new(rng.fork(), Duration::from_millis(2));
+        let drain = Drain::builder(store.clone(), processor)
+            .max_batch_size(16)
+            .max_attempts(MAX_ATTEMPTS)
+            .max_in_flight(max_in_flight)
+            .backoff(ConstantBuilder::new().with_delay(Duration::from_millis(2)))
+            .build()
+            .unwrap();
         let draining = tokio::spawn(drain.run(stop.clone()));
         let left = Arc::new(AtomicU64::new(jobs));
         let mut callers = tokio::task::JoinSet::new();
@@ -253,17 +197,7 @@ impl Said {
         }
         for job in &dead {
             assert!(found.insert(job.id.clone()), "{} is there twice", job.id);
-            let reasons = [
-                "dead, by seed",
-                "failed alone on attempt 6, its last: ",
-                "delivered 6 times and never settled: its process died each time",
-            ];
-            assert!(
-                reasons.iter().any(|reason| job.reason.starts_with(reason)),
-                "{}: {:?}",
-                job.id,
-                job.reason,
-            );
+            assert!(is_reason(&job.reason), "{}: {:?}", job.id, job.reason);
         }
         for id in &self.acknowledged {
             assert!(

@@ -24,6 +24,8 @@ macro_rules! on_each_engine {
 }
 
 mod alone;
+#[path = "../support/by_seed.rs"]
+mod by_seed;
 #[path = "../support/child.rs"]
 mod child;
 mod disk;

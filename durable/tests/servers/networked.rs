@@ -1,0 +1,34 @@
+//! What the tests ask of a store with a server.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::engine::Engine;
+use crate::ledger::Allowed;
+
+pub(crate) trait Networked: Engine {
+    /// What it may do that others may not.
+    const ALLOWED: Allowed = Allowed {
+        forgets: Duration::ZERO,
+        has_no_fence: false,
+    };
+
+    /// Makes one that has a server of its own.
+    fn make_own() -> Option<Self>;
+
+    /// Kills the server (SIGKILL).
+    fn kill(&self);
+
+    /// Starts it again, on the same folder and port.
+    fn restart(&self);
+
+    fn address(&self) -> SocketAddr;
+
+    /// Opens the store by way of another address.
+    async fn open_by(
+        &self,
+        address: SocketAddr,
+        lease_time: Duration,
+        call_timeout: Duration,
+    ) -> Self::Store;
+}

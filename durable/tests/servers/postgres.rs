@@ -1,0 +1,110 @@
+//! The store in a PostgreSQL database. Tests that leave the server alone share one, and have
+//! a schema each.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use microbatch_durable::{PostgresStore, PostgresStoreBuilder};
+use microbatch_postgres::Server;
+
+use crate::engine::Engine;
+use crate::networked::Networked;
+
+static SHARED: Mutex<Weak<Mutex<Server>>> = Mutex::new(Weak::new());
+static SCHEMAS: AtomicU32 = AtomicU32::new(0);
+
+pub(crate) struct Postgres {
+    server: Arc<Mutex<Server>>,
+    schema: String,
+}
+
+impl Postgres {
+    fn on(server: Arc<Mutex<Server>>) -> Self {
+        let schema = format!("test{}", SCHEMAS.fetch_add(1, Ordering::Relaxed));
+        Self { server, schema }
+    }
+}
+
+fn start() -> Option<Arc<Mutex<Server>>> {
+    let Some(programs) = microbatch_postgres::programs().next() else {
+        eprintln!(
+            "LEFT OUT: PostgresStore. There is no `initdb`; Debian's package `postgresql` has it"
+        );
+        return None;
+    };
+    let server = Server::start_on_port(programs).unwrap();
+    Some(Arc::new(Mutex::new(server)))
+}
+
+impl Engine for Postgres {
+    type Store = PostgresStore;
+
+    const NAME: &'static str = "postgres";
+
+    fn make() -> Option<Self> {
+        let mut shared = SHARED.lock().unwrap();
+        if let Some(server) = shared.upgrade() {
+            return Some(Self::on(server));
+        }
+        let server = start()?;
+        *shared = Arc::downgrade(&server);
+        Some(Self::on(server))
+    }
+
+    fn place(&self) -> String {
+        let port = self.server.lock().unwrap().port().unwrap();
+        format!("{port} {}", self.schema)
+    }
+
+    async fn open(place: &str, lease_time: Duration) -> PostgresStore {
+        let (port, schema) = place.split_once(' ').unwrap();
+        let builder = options(schema, lease_time);
+        connect(builder, port.parse().unwrap()).await
+    }
+}
+
+impl Networked for Postgres {
+    fn make_own() -> Option<Self> {
+        start().map(Self::on)
+    }
+
+    fn kill(&self) {
+        self.server.lock().unwrap().kill().unwrap();
+    }
+
+    fn restart(&self) {
+        self.server.lock().unwrap().restart().unwrap();
+    }
+
+    fn address(&self) -> SocketAddr {
+        let port = self.server.lock().unwrap().port().unwrap();
+        (Ipv4Addr::LOCALHOST, port).into()
+    }
+
+    async fn open_by(
+        &self,
+        address: SocketAddr,
+        lease_time: Duration,
+        call_timeout: Duration,
+    ) -> PostgresStore {
+        let builder = options(&self.schema, lease_time).call_timeout(call_timeout);
+        connect(builder, address.port()).await
+    }
+}
+
+fn options(schema: &str, lease_time: Duration) -> PostgresStoreBuilder {
+    PostgresStore::builder()
+        .schema(schema)
+        .lease_time(lease_time)
+        // Longer than the tests last, so that an id is appended once.
+        .dedup_window(Duration::from_secs(86_400))
+}
+
+async fn connect(builder: PostgresStoreBuilder, port: u16) -> PostgresStore {
+    let url = format!("host=127.0.0.1 port={port} user=postgres");
+    let store = builder.connect(&url).await.unwrap();
+    store.migrate().await.unwrap();
+    store
+}

@@ -1,0 +1,59 @@
+//! The server is killed again and again under load, and started again on its folder and
+//! port. The front and the workers live on: they go on by themselves.
+
+use std::time::{Duration, Instant};
+
+use crate::crew::{Crew, child, count};
+use crate::networked::Networked;
+use crate::told::now;
+
+const WORKERS: usize = 2;
+
+fn killed_under_load<E: Networked>() {
+    let Some(engine) = E::make_own() else {
+        return;
+    };
+    let rounds = count("SERVER_ROUNDS", 20);
+    let started = Instant::now();
+    let longest = Duration::from_millis(20);
+    let mut crew = Crew::start(engine, "server", WORKERS, longest, E::ALLOWED);
+    let mut slowest = Duration::ZERO;
+    for round in 0..rounds {
+        let callers = crew.submit_for(Duration::from_millis(700));
+        let moment = Duration::from_micros(crew.rng.u64(..600_000));
+        // Also while it starts, and while its clients come back.
+        let kills = crew.rng.u32(1..=2);
+        std::thread::sleep(moment);
+        for _ in 0..kills {
+            crew.ledger.lock().unwrap().killed_server(now());
+            crew.engine.kill();
+            std::thread::sleep(Duration::from_millis(crew.rng.u64(..200)));
+            crew.engine.restart();
+        }
+        let restarted = Instant::now();
+        crew.settle(callers);
+        slowest = slowest.max(restarted.elapsed());
+        let ledger = crew.ledger.lock().unwrap();
+        println!(
+            "{}, round {round}: killed {kills} times after {moment:?}; {} jobs, {} repeated, {} \
+             deliveries, {} leases lapsed, {} lost, {} forgotten; all done {:?} after it was \
+             back, {:?}",
+            E::NAME,
+            ledger.acknowledged(),
+            ledger.repeats,
+            ledger.deliveries,
+            ledger.lapsed,
+            ledger.lost,
+            ledger.forgotten,
+            restarted.elapsed(),
+            started.elapsed(),
+        );
+    }
+    println!("{}: {rounds} rounds, the slowest {slowest:?}", E::NAME);
+    crew.stop();
+}
+
+on_each_server! {
+    tests: killed_under_load;
+    child: child;
+}
