@@ -4,7 +4,7 @@
 
 /// Makes tests of generic functions, and the child that they start.
 #[cfg(unix)]
-macro_rules! on_each_engine {
+macro_rules! on_each_frozen {
     (tests: $($test:ident),*; child: $child:ident;) => {
         mod sqlite {
             use crate::sqlite::Sqlite;

@@ -33,7 +33,7 @@ pub(crate) fn count(variable: &str, default: u64) -> u64 {
     }
 }
 
-fn runtime() -> Runtime {
+pub(crate) fn runtime() -> Runtime {
     Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -40,6 +40,13 @@ macro_rules! on_each_server {
     };
 }
 
+/// Where one on SQLite is tested by itself.
+macro_rules! on_each_frozen {
+    ($($tests:tt)*) => {
+        on_each_server! { $($tests)* }
+    };
+}
+
 #[path = "../support/by_seed.rs"]
 mod by_seed;
 #[path = "../support/child.rs"]
@@ -47,7 +54,12 @@ mod child;
 mod crew;
 #[path = "../support/engine.rs"]
 mod engine;
+#[cfg(feature = "postgres")]
+#[path = "../support/frozen.rs"]
+mod frozen;
 mod ledger;
+#[cfg(feature = "postgres")]
+mod network;
 #[cfg(feature = "postgres")]
 mod networked;
 mod poison;

@@ -24,6 +24,9 @@ pub(crate) trait Networked: Engine {
 
     fn address(&self) -> SocketAddr;
 
+    /// Where a child finds it by way of another address.
+    fn place_at(&self, address: SocketAddr) -> String;
+
     /// Opens the store by way of another address.
     async fn open_by(
         &self,

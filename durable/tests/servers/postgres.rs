@@ -10,6 +10,7 @@ use microbatch_durable::{PostgresStore, PostgresStoreBuilder};
 use microbatch_postgres::Server;
 
 use crate::engine::Engine;
+use crate::frozen::Freeze;
 use crate::networked::Networked;
 
 static SHARED: Mutex<Weak<Mutex<Server>>> = Mutex::new(Weak::new());
@@ -54,16 +55,18 @@ impl Engine for Postgres {
     }
 
     fn place(&self) -> String {
-        let port = self.server.lock().unwrap().port().unwrap();
-        format!("{port} {}", self.schema)
+        self.place_at(self.address())
     }
 
     async fn open(place: &str, lease_time: Duration) -> PostgresStore {
         let (port, schema) = place.split_once(' ').unwrap();
-        let builder = options(schema, lease_time);
+        // Less than a lease holds.
+        let builder = options(schema, lease_time).call_timeout(Duration::from_secs(1));
         connect(builder, port.parse().unwrap()).await
     }
 }
+
+impl Freeze for Postgres {}
 
 impl Networked for Postgres {
     fn make_own() -> Option<Self> {
@@ -81,6 +84,10 @@ impl Networked for Postgres {
     fn address(&self) -> SocketAddr {
         let port = self.server.lock().unwrap().port().unwrap();
         (Ipv4Addr::LOCALHOST, port).into()
+    }
+
+    fn place_at(&self, address: SocketAddr) -> String {
+        format!("{} {}", address.port(), self.schema)
     }
 
     async fn open_by(

@@ -199,7 +199,7 @@ fn until_another_has_a_lease_and_told_by_settle<E: Freeze>() {
     run::<E>(Notices::BySettle, Second::HoldsALease);
 }
 
-on_each_engine! {
+on_each_frozen! {
     tests: until_another_has_settled_and_told_by_extend,
         until_another_has_settled_and_told_by_settle,
         until_another_has_a_lease_and_told_by_extend,
