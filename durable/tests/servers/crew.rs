@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::by_seed::{BySeed, MAX_ATTEMPTS};
-use crate::child::{self, Running, say};
+use crate::child::{self, Running, child_of, say};
 use crate::engine::Engine;
 use crate::ledger::{Allowed, Ledger};
 use crate::told::Told;
@@ -41,7 +41,17 @@ pub(crate) fn runtime() -> Runtime {
         .unwrap()
 }
 
-/// Drains until its parent closes its input. Answers each line on it.
+/// Answers each line that the parent of this process writes, until it closes the pipe.
+pub(crate) fn stop_at_end_of_input(stop: CancellationToken) {
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines() {
+            say(format!("heard {}", line.unwrap()));
+        }
+        stop.cancel();
+    });
+}
+
+/// Drains until its parent closes its input.
 pub(crate) fn child<E: Engine>() {
     let Some(orders) = child::orders() else {
         return;
@@ -54,15 +64,7 @@ pub(crate) fn child<E: Engine>() {
     runtime().block_on(async {
         let store = Told(E::open(place, LEASE_TIME).await);
         let stop = CancellationToken::new();
-        std::thread::spawn({
-            let stop = stop.clone();
-            move || {
-                for line in std::io::stdin().lines() {
-                    say(format!("heard {}", line.unwrap()));
-                }
-                stop.cancel();
-            }
-        });
+        stop_at_end_of_input(stop.clone());
         let drain = Drain::builder(store, BySeed::new(rng.fork(), longest))
             .max_batch_size(16)
             .max_attempts(MAX_ATTEMPTS)
@@ -89,7 +91,8 @@ pub(crate) struct Crew<E: Engine> {
     pub(crate) runtime: Runtime,
     store: E::Store,
     front: Durable<String>,
-    module: &'static str,
+    /// The test that is their child.
+    child: String,
     /// How long a batch takes at most.
     longest: Duration,
     started: u32,
@@ -97,10 +100,21 @@ pub(crate) struct Crew<E: Engine> {
 }
 
 impl<E: Engine> Crew<E> {
-    /// Starts workers, the children of a module.
+    /// Starts workers, which are children of a module that has tests for each engine.
     pub(crate) fn start(
         engine: E,
-        module: &'static str,
+        module: &str,
+        workers: usize,
+        longest: Duration,
+        allowed: Allowed,
+    ) -> Self {
+        Self::start_child(engine, child_of::<E>(module), workers, longest, allowed)
+    }
+
+    /// Starts workers, which run this test.
+    pub(crate) fn start_child(
+        engine: E,
+        child: String,
         workers: usize,
         longest: Duration,
         allowed: Allowed,
@@ -120,7 +134,7 @@ impl<E: Engine> Crew<E> {
             runtime,
             store,
             front,
-            module,
+            child,
             longest,
             started: 0,
             round: 0,
@@ -136,7 +150,7 @@ impl<E: Engine> Crew<E> {
             self.rng.u64(..).to_string(),
             self.longest.as_micros().to_string(),
         ];
-        let running = Running::of::<E>(self.module, &self.engine.place(), &orders);
+        let running = Running::start(&self.child, &self.engine.place(), &orders);
         self.started += 1;
         self.workers.push(Worker {
             running,

@@ -22,7 +22,7 @@ pub(crate) struct Ledger {
     allowed: Allowed,
     lease_time: u64,
     /// When the server was killed.
-    kills: Vec<u64>,
+    pub(crate) kills: Vec<u64>,
     acknowledged: BTreeMap<String, Times>,
     /// The attempts at which a job was processed to its end.
     processed: BTreeMap<String, Vec<u32>>,
@@ -90,10 +90,6 @@ impl Ledger {
         }
     }
 
-    pub(crate) fn killed_server(&mut self, at: u64) {
-        self.kills.push(at);
-    }
-
     pub(crate) fn acknowledge(&mut self, id: &str, answer: &Appended) {
         let times = self.acknowledged.entry(id.to_owned()).or_default();
         match answer {
@@ -106,6 +102,12 @@ impl Ledger {
 
     pub(crate) fn acknowledged(&self) -> usize {
         self.acknowledged.len()
+    }
+
+    /// Whether these and no others were acknowledged.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn is_acknowledged(&self, ids: &BTreeSet<String>) -> bool {
+        self.acknowledged.keys().eq(ids)
     }
 
     /// Notes a line of a worker.

@@ -41,6 +41,7 @@ macro_rules! on_each_server {
 }
 
 /// Where one on SQLite is tested by itself.
+#[cfg(feature = "postgres")]
 macro_rules! on_each_frozen {
     ($($tests:tt)*) => {
         on_each_server! { $($tests)* }
@@ -62,6 +63,8 @@ mod ledger;
 mod network;
 #[cfg(feature = "postgres")]
 mod networked;
+#[cfg(feature = "postgres")]
+mod once;
 mod poison;
 #[path = "../support/poisoned.rs"]
 mod poisoned;

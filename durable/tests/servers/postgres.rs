@@ -26,6 +26,11 @@ impl Postgres {
         let schema = format!("test{}", SCHEMAS.fetch_add(1, Ordering::Relaxed));
         Self { server, schema }
     }
+
+    pub(crate) fn url(place: &str) -> String {
+        let (port, _) = place.split_once(' ').unwrap();
+        format!("host=127.0.0.1 port={port} user=postgres")
+    }
 }
 
 fn start() -> Option<Arc<Mutex<Server>>> {

@@ -25,7 +25,7 @@ fn killed_under_load<E: Networked>() {
         let kills = crew.rng.u32(1..=2);
         std::thread::sleep(moment);
         for _ in 0..kills {
-            crew.ledger.lock().unwrap().killed_server(now());
+            crew.ledger.lock().unwrap().kills.push(now());
             crew.engine.kill();
             std::thread::sleep(Duration::from_millis(crew.rng.u64(..200)));
             crew.engine.restart();

@@ -21,7 +21,7 @@ pub(crate) struct Told<S>(pub(crate) S);
 pub(crate) struct ToldLease<L> {
     id: JobId,
     attempt: u32,
-    lease: L,
+    pub(crate) lease: L,
 }
 
 /// Says of each lease a line with a beginning.

@@ -35,6 +35,11 @@ pub(crate) fn say(line: impl std::fmt::Display) {
     }
 }
 
+/// The child of a module that has tests for each engine.
+pub(crate) fn child_of<E: Engine>(module: &str) -> String {
+    format!("{module}::{}::child", E::NAME)
+}
+
 /// A child that runs. It is killed if it is dropped.
 pub(crate) struct Running {
     pub(crate) child: Child,
@@ -44,7 +49,7 @@ pub(crate) struct Running {
 impl Running {
     /// Starts the child of a module that has tests for each engine.
     pub(crate) fn of<E: Engine>(module: &str, place: &str, orders: &[String]) -> Self {
-        Self::start(&format!("{module}::{}::child", E::NAME), place, orders)
+        Self::start(&child_of::<E>(module), place, orders)
     }
 
     /// Starts a child with one test to run, on a store, with orders.
