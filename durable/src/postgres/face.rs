@@ -5,15 +5,17 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use deadpool_postgres::Pool;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Row, Transaction};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
 use super::builder::{Options, PostgresStoreBuilder, micros};
 use super::error::PostgresError;
@@ -36,6 +38,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The time between two removals of ids that are free.
 const PURGE_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How much longer than a removal takes it is, at least, until the next.
+const PURGES_APART: u32 = 50;
+
+/// Beyond it there is more to remove.
+const PURGE_LIMIT: i64 = 10_000;
+
 /// A [`Store`] in a PostgreSQL database, for many machines. Clones are the same store.
 #[derive(Clone)]
 pub struct PostgresStore {
@@ -54,6 +62,8 @@ pub(super) struct Inner {
     /// Whether others' changes are heard.
     listening: AtomicBool,
     next_purge: Mutex<Instant>,
+    /// Looks that may have leased something, and what gives it back.
+    pub(super) looks: TaskTracker,
     closed: CancellationToken,
     _closed_on_drop: DropGuard,
 }
@@ -74,6 +84,31 @@ impl Inner {
             true => Err(PostgresError::Closed),
             false => self.link.borrow().await,
         }
+    }
+
+    /// Settles, also while the store is being closed.
+    pub(super) async fn settle(
+        &self,
+        verdicts: &[(PostgresLease, Verdict)],
+    ) -> Result<Vec<Settled>, PostgresError> {
+        let settling = Settling::new(verdicts);
+        let connection = self.link.borrow().await?;
+        let rows = connection
+            .ask(|client| settling.query(self, client))
+            .await?;
+        drop(connection);
+        let is_due_again =
+            |verdict: &Verdict| matches!(verdict, Verdict::Release | Verdict::Retry { .. });
+        if verdicts.iter().any(|(_, verdict)| is_due_again(verdict)) {
+            self.notice(None);
+        }
+        Ok(settling.answers(&rows))
+    }
+
+    fn next_purge(&self) -> MutexGuard<'_, Instant> {
+        self.next_purge
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn query(
@@ -190,6 +225,7 @@ impl PostgresStore {
             changed: Notify::new(),
             listening: AtomicBool::new(false),
             next_purge: Mutex::new(Instant::now()),
+            looks: TaskTracker::new(),
             _closed_on_drop: closed.clone().drop_guard(),
             closed: closed.clone(),
         });
@@ -206,8 +242,10 @@ impl PostgresStore {
     }
 
     /// Looks for jobs that are due. If there is none, says when there will be one.
-    async fn look(self, max: i64) -> Result<(Unreceived, Option<Duration>), PostgresError> {
-        let inner = &self.inner;
+    async fn look(
+        inner: Arc<Inner>,
+        max: i64,
+    ) -> Result<(Unreceived, Option<Duration>), PostgresError> {
         let (from, began) = (inner.mark.from(), Instant::now());
         let lease_time = micros(inner.options.lease_time);
         let connection = inner.borrow().await?;
@@ -229,27 +267,34 @@ impl PostgresStore {
         inner.mark.looked(from, began, first);
         let jobs = rows.iter().map(leased).collect();
         let due = due.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0)));
-        Ok((Unreceived::new(jobs, self), due))
+        Ok((Unreceived::new(jobs, inner), due))
     }
 
     /// Now and then, removes ids that are free again.
     fn purge_if_due(&self) {
         let now = Instant::now();
-        {
-            let next = self.inner.next_purge.lock();
-            let mut next = next.unwrap_or_else(PoisonError::into_inner);
-            if *next > now {
-                return;
-            }
-            // Not all processes at once.
-            *next = now + PURGE_INTERVAL.mul_f64(0.5 + fastrand::f64());
+        if *self.inner.next_purge() > now {
+            return;
         }
+        // Not all processes at once.
+        *self.inner.next_purge() = now + PURGE_INTERVAL.mul_f64(0.5 + fastrand::f64());
         let inner = Arc::clone(&self.inner);
         tokio::spawn(async move {
             let purge = &inner.statements.purge;
-            if let Err(error) = inner.query(purge, &[&inner.queue]).await {
-                let error = &error as &dyn std::error::Error;
-                tracing::debug!(error, "ids that are free were not removed; again later");
+            match inner.query(purge, &[&inner.queue]).await {
+                Ok(rows) => {
+                    let gone = rows.first().map_or(0, |row| row.get::<_, i64>(0));
+                    let pause = now.elapsed() * PURGES_APART;
+                    let mut next = inner.next_purge();
+                    *next = match gone < PURGE_LIMIT {
+                        true => (*next).max(Instant::now() + pause),
+                        false => Instant::now(),
+                    };
+                }
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::debug!(error, "ids that are free were not removed; again later");
+                }
             }
         });
     }
@@ -497,7 +542,8 @@ impl Store for PostgresStore {
             changed.as_mut().enable();
             self.purge_if_due();
             // In a task of its own: what a dropped call brings is released.
-            let look = tokio::spawn(self.clone().look(max)).await;
+            let look = Self::look(Arc::clone(&self.inner), max);
+            let look = self.inner.looks.spawn(look).await;
             let (found, due) = look.unwrap_or(Err(PostgresError::Closed))?;
             let jobs = found.receive();
             if !jobs.is_empty() {
@@ -529,19 +575,10 @@ impl Store for PostgresStore {
         if verdicts.is_empty() {
             return Ok(Vec::new());
         }
-        let settling = Settling::new(verdicts);
-        let connection = self.inner.borrow().await?;
-        let rows = connection
-            .ask(|client| settling.query(&self.inner, client))
-            .await?;
-        drop(connection);
-        let answers = settling.answers(&rows);
-        let is_due_again =
-            |verdict: &Verdict| matches!(verdict, Verdict::Release | Verdict::Retry { .. });
-        if verdicts.iter().any(|(_, verdict)| is_due_again(verdict)) {
-            self.inner.notice(None);
+        match self.inner.closed.is_cancelled() {
+            true => Err(PostgresError::Closed),
+            false => self.inner.settle(verdicts).await,
         }
-        Ok(answers)
     }
 
     async fn extend(&self, leases: &[PostgresLease]) -> Result<Vec<Settled>, PostgresError> {
@@ -553,7 +590,7 @@ impl Store for PostgresStore {
         let jobs: Vec<_> = at.iter().map(|at| leases[*at].seq).collect();
         let numbers: Vec<_> = at.iter().map(|at| leases[*at].number).collect();
         let lease_time = micros(self.inner.options.lease_time);
-        let values: [&(dyn ToSql + Sync); 3] = [&jobs, &numbers, &lease_time];
+        let values: [&(dyn ToSql + Sync); 4] = [&self.inner.queue, &jobs, &numbers, &lease_time];
         let rows = self
             .inner
             .query(&self.inner.statements.extend, &values)
@@ -583,6 +620,10 @@ impl Store for PostgresStore {
 
     async fn close(&self) {
         self.inner.closed.cancel();
+        // What was leased by calls that were dropped is given back, in the time of two calls.
+        self.inner.looks.close();
+        let longest = self.inner.link.call_timeout.saturating_mul(2);
+        let _ = timeout(longest, self.inner.looks.wait()).await;
         if self.inner.owns_pool {
             self.inner.link.pool.close();
         }

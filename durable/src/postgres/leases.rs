@@ -1,15 +1,15 @@
 //! One delivery of one job, what a lease brought until its caller has it, and where in the
 //! line to look for the next.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::Handle;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::face::PostgresStore;
+use super::face::Inner;
 use crate::job::{JobId, Leased};
 use crate::outcome::Verdict;
-use crate::store::Store;
 
 /// One delivery of one job of a [`PostgresStore`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -25,17 +25,19 @@ pub struct PostgresLease {
 /// What a lease brought. Its drop releases the jobs unless they were received.
 pub(super) struct Unreceived {
     jobs: Vec<Leased<PostgresLease>>,
-    store: PostgresStore,
+    inner: Arc<Inner>,
     runtime: Handle,
+    /// Keeps a `close` waiting.
+    _tracked: TaskTrackerToken,
 }
 
 impl Unreceived {
-    pub(super) fn new(jobs: Vec<Leased<PostgresLease>>, store: PostgresStore) -> Self {
-        let runtime = Handle::current();
+    pub(super) fn new(jobs: Vec<Leased<PostgresLease>>, inner: Arc<Inner>) -> Self {
         Self {
             jobs,
-            store,
-            runtime,
+            _tracked: inner.looks.token(),
+            inner,
+            runtime: Handle::current(),
         }
     }
 
@@ -50,10 +52,17 @@ impl Drop for Unreceived {
             return;
         }
         let leases = self.jobs.drain(..).map(|job| (job.lease, Verdict::Release));
-        let (leases, store): (Vec<_>, _) = (leases.collect(), self.store.clone());
-        // Without an answer they are due when their time is over.
-        self.runtime
-            .spawn(async move { store.settle(&leases).await });
+        let (leases, inner): (Vec<_>, _) = (leases.collect(), Arc::clone(&self.inner));
+        let release = async move {
+            if let Err(error) = inner.settle(&leases).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(
+                    error,
+                    "jobs of a dropped call are due when their leases end"
+                );
+            }
+        };
+        self.inner.looks.spawn_on(release, &self.runtime);
     }
 }
 

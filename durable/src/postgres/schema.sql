@@ -9,9 +9,9 @@ CREATE TABLE {schema}.ids (
     id text COLLATE "C" NOT NULL,
     free timestamptz NOT NULL,
     PRIMARY KEY (queue, id)
-) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000,
-        autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX ids_free ON {schema}.ids (queue, free) WHERE free < 'infinity';
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01,
+        autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+-- No index has `free`, so that it can be set within the page.
 
 -- What is to be done. A job is leased by moving `due` forward, so a lease that lapsed is
 -- due again by itself; `place` is where it was, `lease` the number of the lease.

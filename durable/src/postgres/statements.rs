@@ -9,7 +9,10 @@
 //! - Whether an id is taken is said by its row in `ids` alone. It is read under the lock of
 //!   that row, not from the snapshot: an append that waits for the settlement of the same
 //!   job sees what the settlement says.
-//! - Statements are not prepared, so a pooler such as PgBouncer may stand between.
+//! - Statements are not prepared, so a pooler such as PgBouncer may stand between. So each is
+//!   planned anew, and must be planned well whatever the statistics say, which are old in a
+//!   table that fills and empties: rows are found by `LATERAL` and by `= ANY (ARRAY(..))`,
+//!   which leave nothing but the primary key to choose.
 
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Row};
@@ -113,7 +116,10 @@ impl Statements {
                     Type::INT8,
                 ],
             ),
-            extend: new(EXTEND, &[Type::INT8_ARRAY, Type::INT8_ARRAY, Type::INT8]),
+            extend: new(
+                EXTEND,
+                &[Type::TEXT, Type::INT8_ARRAY, Type::INT8_ARRAY, Type::INT8],
+            ),
             depth: new(DEPTH, &[Type::TEXT]),
             list: new(LIST, &[Type::TEXT, Type::TEXT, Type::INT8]),
             revive: new(REVIVE, &[Type::TEXT, Type::TEXT_ARRAY]),
@@ -157,8 +163,8 @@ WITH batch AS MATERIALIZED (
 ), leased AS (
     UPDATE {schema}.jobs j
     SET place = j.due, due = statement_timestamp() + $4 * interval '1 microsecond',
-        attempt = j.attempt + 1, lease = number.lease
-    FROM batch, number WHERE j.seq = batch.seq
+        attempt = j.attempt + 1, lease = (SELECT lease FROM number)
+    WHERE j.seq = ANY (ARRAY(SELECT seq FROM batch))
     RETURNING j.seq, j.lease, j.id, j.attempt, j.codec, j.payload, j.appended, j.place
 )
 SELECT seq, lease, id, attempt, codec, payload, appended, place, {durable}
@@ -179,18 +185,20 @@ WITH said AS MATERIALIZED (
         AS said (seq, lease, verdict, after, reason, at)
 ), held AS MATERIALIZED (
     SELECT j.seq, j.id, said.verdict, said.after, said.reason, said.at
-    FROM said JOIN {schema}.jobs j ON j.seq = said.seq
-    WHERE j.queue = $1 AND j.lease = said.lease AND j.due > clock_timestamp()
-    ORDER BY said.at
-    FOR UPDATE OF j
+    FROM said CROSS JOIN LATERAL (
+        SELECT j.seq, j.id FROM {schema}.jobs j
+        WHERE j.seq = said.seq AND j.queue = $1 AND j.lease = said.lease
+            AND j.due > clock_timestamp()
+        FOR UPDATE
+    ) AS j
 ), dead AS (
     INSERT INTO {schema}.dead_jobs (queue, id, attempt, appended, died, codec, payload, reason)
     SELECT j.queue, j.id, j.attempt, j.appended, statement_timestamp(), j.codec, j.payload,
         held.reason
     FROM held JOIN {schema}.jobs j ON j.seq = held.seq WHERE held.verdict = 'x'
 ), gone AS (
-    DELETE FROM {schema}.jobs j USING held
-    WHERE j.seq = held.seq AND held.verdict IN ('d', 'x')
+    DELETE FROM {schema}.jobs
+    WHERE seq = ANY (ARRAY(SELECT seq FROM held WHERE verdict IN ('d', 'x')))
 ), noticed AS (
     UPDATE {schema}.jobs j
     SET due = CASE held.verdict WHEN 'g' THEN j.place
@@ -199,28 +207,30 @@ WITH said AS MATERIALIZED (
     FROM held WHERE j.seq = held.seq AND held.verdict IN ('r', 'g')
     RETURNING j.due
 ), done AS MATERIALIZED (
-    SELECT i.id FROM {schema}.ids i JOIN held ON i.id = held.id
-    WHERE i.queue = $1 AND held.verdict = 'd'
-    ORDER BY i.id
-    FOR UPDATE OF i
+    SELECT i.id FROM (SELECT id FROM held WHERE verdict = 'd' ORDER BY id) AS done
+    CROSS JOIN LATERAL (
+        SELECT i.id FROM {schema}.ids i WHERE i.queue = $1 AND i.id = done.id FOR UPDATE
+    ) AS i
 ), known AS (
-    UPDATE {schema}.ids i SET free = statement_timestamp() + $7 * interval '1 microsecond'
-    FROM done WHERE i.queue = $1 AND i.id = done.id
+    UPDATE {schema}.ids SET free = statement_timestamp() + $7 * interval '1 microsecond'
+    WHERE queue = $1 AND id = ANY (ARRAY(SELECT id FROM done))
 )
 SELECT at, {durable}, {notified} FROM held";
 
-/// `$1` and `$2`: jobs in order, leases; `$3`: the lease time in microseconds.
+/// `$2` and `$3`: jobs in order, leases; `$4`: the lease time in microseconds.
 const EXTEND: &str = "
 WITH said AS MATERIALIZED (
-    SELECT * FROM unnest($1, $2) WITH ORDINALITY AS said (seq, lease, at)
+    SELECT * FROM unnest($2, $3) WITH ORDINALITY AS said (seq, lease, at)
 ), held AS MATERIALIZED (
-    SELECT j.seq, said.at FROM said JOIN {schema}.jobs j ON j.seq = said.seq
-    WHERE j.lease = said.lease AND j.due > clock_timestamp()
-    ORDER BY said.at
-    FOR UPDATE OF j
+    SELECT j.seq, said.at FROM said CROSS JOIN LATERAL (
+        SELECT j.seq FROM {schema}.jobs j
+        WHERE j.seq = said.seq AND j.queue = $1 AND j.lease = said.lease
+            AND j.due > clock_timestamp()
+        FOR UPDATE
+    ) AS j
 ), extended AS (
-    UPDATE {schema}.jobs j SET due = statement_timestamp() + $3 * interval '1 microsecond'
-    FROM held WHERE j.seq = held.seq
+    UPDATE {schema}.jobs SET due = statement_timestamp() + $4 * interval '1 microsecond'
+    WHERE seq = ANY (ARRAY(SELECT seq FROM held))
 )
 SELECT at, {durable} FROM held";
 
@@ -275,12 +285,15 @@ WITH said AS MATERIALIZED (
 )
 SELECT id, {durable} FROM found";
 
-/// Forgets ids that are free, not too many at a time.
+/// Forgets ids that are free, not too many at a time. Answers with each.
 const PURGE: &str = "
 WITH free AS MATERIALIZED (
     SELECT id FROM {schema}.ids WHERE queue = $1 AND free <= statement_timestamp()
-    ORDER BY free LIMIT 10000
+    LIMIT 10000
     FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM {schema}.ids WHERE queue = $1 AND id = ANY (ARRAY(SELECT id FROM free))
+        AND free <= statement_timestamp()
+    RETURNING id
 )
-DELETE FROM {schema}.ids i USING free
-WHERE i.queue = $1 AND i.id = free.id AND i.free <= statement_timestamp()";
+SELECT count(*) FROM gone";

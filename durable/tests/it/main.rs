@@ -8,4 +8,6 @@ mod front;
 mod model;
 mod redb;
 mod review;
+#[path = "../shared/model.rs"]
+mod shared_model;
 mod support;

@@ -2,4 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod conformance;
+mod inputs;
+mod migrate;
+mod model;
 mod server;
+#[path = "../shared/model.rs"]
+mod shared_model;
+mod together;
+mod whole;

@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, Mutex, Weak};
 
-use microbatch_durable::{PostgresStore, PostgresStoreBuilder};
+use microbatch_durable::{NewJob, PostgresStore, PostgresStoreBuilder};
 use microbatch_postgres::Server;
+use tokio_postgres::{Client, NoTls};
 
 static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
 
@@ -38,4 +39,19 @@ pub(crate) async fn open(
     let store = builder.schema(schema).connect(&url(server)).await.unwrap();
     store.migrate().await.unwrap();
     store
+}
+
+/// A connection beside the store's.
+pub(crate) async fn connect(server: &Server) -> Client {
+    let (client, connection) = tokio_postgres::connect(&url(server), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+pub(crate) fn job(id: &str) -> NewJob {
+    NewJob {
+        id: id.into(),
+        codec: "json".into(),
+        payload: format!("{id:?}").into(),
+    }
 }
