@@ -23,6 +23,8 @@ pub(crate) struct Ledger {
     lease_time: u64,
     /// When the server was killed.
     pub(crate) kills: Vec<u64>,
+    /// Which worker was stopped, and from when to when.
+    pub(crate) freezes: Vec<(u32, u64, u64)>,
     acknowledged: BTreeMap<String, Times>,
     /// The attempts at which a job was processed to its end.
     processed: BTreeMap<String, Vec<u32>>,
@@ -229,6 +231,8 @@ impl Ledger {
                 (last.event.worker, last.event.attempt) == (event.worker, event.attempt)
             };
             match (&event.what, &mut last) {
+                (What::Leased { asked }, Some(last))
+                    if self.is_told_late(event, *asked) && event.attempt < last.event.attempt => {}
                 (What::Leased { asked }, last) => {
                     assert_eq!(end, None, "settled, and leased again: {}", story());
                     if let Some(last) = last {
@@ -246,8 +250,12 @@ impl Ledger {
                     *last = Some(Last {
                         event,
                         // The call may have waited for long before it was answered; no
-                        // answer is on its way for half the time of a lease.
-                        since: (*asked).max(event.at - self.lease_time / 2),
+                        // answer is on its way for half the time of a lease, unless to a
+                        // process that is stopped.
+                        since: match self.is_told_late(event, *asked) {
+                            true => *asked,
+                            false => (*asked).max(event.at - self.lease_time / 2),
+                        },
                         is_settled: false,
                         is_released: false,
                     });
@@ -283,6 +291,13 @@ impl Ledger {
             }
         }
         end
+    }
+
+    /// Whether the worker was stopped before it could say that it leased the job.
+    fn is_told_late(&self, event: &Event, asked: u64) -> bool {
+        let mut freezes = self.freezes.iter();
+        freezes
+            .any(|(worker, from, to)| *worker == event.worker && asked <= *from && *to <= event.at)
     }
 
     /// Whether the store may have forgotten what happened then.

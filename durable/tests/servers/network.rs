@@ -16,6 +16,7 @@ use crate::ledger::Allowed;
 use crate::networked::Networked;
 use crate::relay::{Mode, Relay, TROUBLES};
 
+/// The ledger counts on less than half of what a lease holds.
 const CALL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What a loaded machine adds to a timeout.
@@ -95,11 +96,10 @@ impl<S: DeadLetters> Trouble<'_, S> {
 /// Every method, in every trouble.
 async fn each_call<E: Networked>(engine: &E) {
     let relay = Relay::start(engine.address()).await;
+    let place = engine.place_at(relay.address(), CALL_TIMEOUT);
     let ground = E::open(&engine.place(), LEASE_TIME).await;
     for (n, mode) in TROUBLES.into_iter().enumerate() {
-        let store = engine
-            .open_by(relay.address(), LEASE_TIME, CALL_TIMEOUT)
-            .await;
+        let store = E::open(&place, LEASE_TIME).await;
         let mut trouble = Trouble {
             mode,
             relay: &relay,
@@ -212,7 +212,7 @@ impl<E: Networked> Engine for Relayed<E> {
     }
 
     fn place(&self) -> String {
-        self.engine.place_at(self.relay)
+        self.engine.place_at(self.relay, CALL_TIMEOUT)
     }
 
     async fn open(place: &str, lease_time: Duration) -> E::Store {

@@ -24,14 +24,6 @@ pub(crate) trait Networked: Engine {
 
     fn address(&self) -> SocketAddr;
 
-    /// Where a child finds it by way of another address.
-    fn place_at(&self, address: SocketAddr) -> String;
-
-    /// Opens the store by way of another address.
-    async fn open_by(
-        &self,
-        address: SocketAddr,
-        lease_time: Duration,
-        call_timeout: Duration,
-    ) -> Self::Store;
+    /// Where it is found by way of another address, and how long a call may take then.
+    fn place_at(&self, address: SocketAddr, call_timeout: Duration) -> String;
 }

@@ -1,5 +1,5 @@
 //! Effects in the same database, in one transaction with the settlement: each job has them
-//! exactly once, whichever process is killed, and when.
+//! exactly once, whichever process is killed or stopped, and when.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use crate::engine::Engine as _;
 use crate::ledger::Allowed;
 use crate::networked::Networked as _;
 use crate::postgres::Postgres;
+use crate::server::freeze;
 use crate::told::{Told, ToldLease, now};
 
 const WORKERS: usize = 3;
@@ -111,7 +112,7 @@ fn child() {
 }
 
 #[test]
-fn effects_happen_once_whatever_is_killed() {
+fn effects_happen_once() {
     let Some(engine) = Postgres::make_own() else {
         return;
     };
@@ -132,17 +133,22 @@ fn effects_happen_once_whatever_is_killed() {
     for round in 0..rounds {
         let callers = crew.submit_for(Duration::from_millis(700));
         std::thread::sleep(Duration::from_micros(crew.rng.u64(..700_000)));
-        let killed = match round % 3 {
-            2 => {
+        let worker = crew.rng.usize(..WORKERS);
+        let what = match round % 3 {
+            0 => {
+                crew.kill_worker(worker);
+                crew.start_worker();
+                "a worker was killed"
+            }
+            1 => {
                 crew.engine.kill();
                 crew.engine.restart();
-                "the server"
+                "the server was killed"
             }
             _ => {
-                let killed = crew.rng.usize(..WORKERS);
-                crew.kill_worker(killed);
-                crew.start_worker();
-                "a worker"
+                // In the middle of a transaction, most of the time.
+                freeze(&mut crew, worker, LEASE_TIME.mul_f64(1.5));
+                "a worker was stopped for longer than its leases"
             }
         };
         crew.settle(callers);
@@ -155,7 +161,7 @@ fn effects_happen_once_whatever_is_killed() {
         let ledger = crew.ledger.lock().unwrap();
         assert!(ledger.is_acknowledged(&ids), "an effect is missing");
         println!(
-            "once, round {round}: killed {killed}; {} effects, {} deliveries, {} leases lapsed, \
+            "once, round {round}: {what}; {} effects, {} deliveries, {} leases lapsed, \
              {:?}",
             ids.len(),
             ledger.deliveries,

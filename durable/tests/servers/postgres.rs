@@ -28,7 +28,7 @@ impl Postgres {
     }
 
     pub(crate) fn url(place: &str) -> String {
-        let (port, _) = place.split_once(' ').unwrap();
+        let [port, ..] = words(place);
         format!("host=127.0.0.1 port={port} user=postgres")
     }
 }
@@ -60,13 +60,13 @@ impl Engine for Postgres {
     }
 
     fn place(&self) -> String {
-        self.place_at(self.address())
+        self.place_at(self.address(), Duration::from_secs(10))
     }
 
     async fn open(place: &str, lease_time: Duration) -> PostgresStore {
-        let (port, schema) = place.split_once(' ').unwrap();
-        // Less than a lease holds.
-        let builder = options(schema, lease_time).call_timeout(Duration::from_secs(1));
+        let [port, schema, call_timeout] = words(place);
+        let call_timeout = Duration::from_millis(call_timeout.parse().unwrap());
+        let builder = options(schema, lease_time).call_timeout(call_timeout);
         connect(builder, port.parse().unwrap()).await
     }
 }
@@ -91,19 +91,16 @@ impl Networked for Postgres {
         (Ipv4Addr::LOCALHOST, port).into()
     }
 
-    fn place_at(&self, address: SocketAddr) -> String {
-        format!("{} {}", address.port(), self.schema)
+    fn place_at(&self, address: SocketAddr, call_timeout: Duration) -> String {
+        let call_timeout = call_timeout.as_millis();
+        format!("{} {} {call_timeout}", address.port(), self.schema)
     }
+}
 
-    async fn open_by(
-        &self,
-        address: SocketAddr,
-        lease_time: Duration,
-        call_timeout: Duration,
-    ) -> PostgresStore {
-        let builder = options(&self.schema, lease_time).call_timeout(call_timeout);
-        connect(builder, address.port()).await
-    }
+/// Port, schema, and how long a call may take in milliseconds.
+fn words(place: &str) -> [&str; 3] {
+    let words: Vec<_> = place.split(' ').collect();
+    words.try_into().expect("three words")
 }
 
 fn options(schema: &str, lease_time: Duration) -> PostgresStoreBuilder {

@@ -1,9 +1,12 @@
 //! The server is killed again and again under load, and started again on its folder and
-//! port. The front and the workers live on: they go on by themselves.
+//! port. The front and the workers live on: they go on by themselves. So do workers that are
+//! stopped for longer than their leases hold.
 
 use std::time::{Duration, Instant};
 
-use crate::crew::{Crew, child, count};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::crew::{Crew, LEASE_TIME, child, count};
 use crate::networked::Networked;
 use crate::told::now;
 
@@ -53,7 +56,53 @@ fn killed_under_load<E: Networked>() {
     crew.stop();
 }
 
+/// Stops a worker for some time, at a moment of its own.
+pub(crate) fn freeze<E: Networked>(crew: &mut Crew<E>, worker: usize, time: Duration) {
+    let worker = &crew.workers[worker];
+    let pid = Pid::from_child(&worker.running.child);
+    let from = now();
+    kill_process(pid, Signal::STOP).unwrap();
+    std::thread::sleep(time);
+    let to = now();
+    kill_process(pid, Signal::CONT).unwrap();
+    let mut ledger = crew.ledger.lock().unwrap();
+    ledger.freezes.push((worker.number, from, to));
+}
+
+/// Workers are stopped at any moment, and others take over; what they settle afterwards
+/// changes nothing.
+fn workers_are_frozen_under_load<E: Networked>() {
+    let Some(engine) = E::make() else {
+        return;
+    };
+    let rounds = count("SERVER_ROUNDS", 5);
+    let started = Instant::now();
+    let longest = Duration::from_millis(100);
+    let mut crew = Crew::start(engine, "server", WORKERS + 1, longest, E::ALLOWED);
+    for round in 0..rounds {
+        let callers = crew.submit_for(Duration::from_millis(700));
+        std::thread::sleep(Duration::from_micros(crew.rng.u64(..600_000)));
+        let worker = crew.rng.usize(..=WORKERS);
+        freeze(&mut crew, worker, LEASE_TIME.mul_f64(1.3));
+        crew.settle(callers);
+        let ledger = crew.ledger.lock().unwrap();
+        println!(
+            "{}, round {round}: {} jobs, {} deliveries, {} leases lapsed, {} lost, {:?}",
+            E::NAME,
+            ledger.acknowledged(),
+            ledger.deliveries,
+            ledger.lapsed,
+            ledger.lost,
+            started.elapsed(),
+        );
+    }
+    let ledger = crew.ledger.lock().unwrap();
+    assert!(ledger.lapsed > 0, "no worker was stopped with a lease");
+    drop(ledger);
+    crew.stop();
+}
+
 on_each_server! {
-    tests: killed_under_load;
+    tests: killed_under_load, workers_are_frozen_under_load;
     child: child;
 }
