@@ -19,6 +19,7 @@
 //! - [`scaling`]: past one loop
 //! - [`models`]: batched inference
 //! - [`outliving`]: jobs on disk, which a process that dies does not lose
+//! - [`past_one_machine`]: one backlog that many processes drain
 //!
 //! **Coming from elsewhere**
 //!
@@ -72,10 +73,14 @@ pub mod scaling {}
 #[doc = include_str!("guide/links.md")]
 pub mod models {}
 
-// Its programs need `microbatch-durable`, whose doctests run them.
+// The programs of two chapters need `microbatch-durable`, whose doctests run them.
 #[cfg_attr(not(doctest), doc = include_str!("guide/outliving.md"))]
 #[cfg_attr(not(doctest), doc = include_str!("guide/links.md"))]
 pub mod outliving {}
+
+#[cfg_attr(not(doctest), doc = include_str!("guide/past_one_machine.md"))]
+#[cfg_attr(not(doctest), doc = include_str!("guide/links.md"))]
+pub mod past_one_machine {}
 
 #[doc = include_str!("guide/from_tower.md")]
 #[doc = include_str!("guide/links.md")]

@@ -17,6 +17,8 @@
 //! - A store whose clock is Tokio's may be run with the clock paused.
 //! - Ids are to stay taken for as long as a check lasts once their job is done, so leave
 //!   the deduplication window at minutes.
+//! - A store that says in [`promises`](Store::promises) that it does not keep one of the
+//!   finer promises is not asked for it.
 //! - Checks start tasks, on the runtime that they run on.
 //!
 //! # Examples
@@ -78,7 +80,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::job::{JobId, Leased, NewJob};
+use crate::job::{Depth, JobId, Leased, NewJob};
 use crate::outcome::{Appended, Settled, Verdict};
 use crate::store::{DeadLetters, Store};
 
@@ -326,6 +328,20 @@ fn retry(after: Duration) -> Verdict {
 fn dead(reason: &str) -> Verdict {
     Verdict::Dead {
         reason: reason.to_owned(),
+    }
+}
+
+/// Counts so many jobs as delayed that were so before the store was opened again, if the
+/// store counts them as leased and does not promise otherwise.
+fn with_delays<S: Store>(store: &S, found: Depth, delayed: u64) -> Depth {
+    let as_leased = delayed.saturating_sub(found.delayed);
+    match store.promises().delays_counted || as_leased > found.leased {
+        true => found,
+        false => Depth {
+            leased: found.leased - as_leased,
+            delayed: found.delayed + as_leased,
+            ..found
+        },
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::job::{DeadJob, Depth, JobId, Leased, NewJob};
 use crate::outcome::{Appended, Settled, Verdict};
-use crate::store::{DeadLetters, Store};
+use crate::store::{DeadLetters, Promises, Store};
 
 /// How often, and how soon again, an answer of `lease` that is lost is put back while the
 /// store itself fails.
@@ -390,6 +390,10 @@ impl<S: Store> Store for Faulty<S> {
 
     async fn depth(&self) -> Result<Depth, Self::Error> {
         self.call(self.store.depth()).await
+    }
+
+    fn promises(&self) -> Promises {
+        self.store.promises()
     }
 
     async fn close(&self) {

@@ -9,7 +9,9 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
-use crate::outcome::Refusal;
+use crate::codec::Codec;
+use crate::outcome::{Refusal, describe};
+use crate::panics::catch;
 
 /// The name of a job, chosen by who submits it. A store has one job of an id at a time,
 /// so a caller that does not know whether its job arrived submits it again.
@@ -121,6 +123,48 @@ pub struct NewJob {
 }
 
 impl NewJob {
+    /// Encodes a job, for an append without a [`Durable`](crate::Durable).
+    ///
+    /// # Errors
+    ///
+    /// [`BadId`](Refusal::BadId), or [`Unencodable`](Refusal::Unencodable) if the codec fails or
+    /// panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{Json, NewJob};
+    ///
+    /// let job = NewJob::encode("order-7", &vec![1, 2], &Json)?;
+    /// assert_eq!((&*job.codec, &*job.payload), ("json", &b"[1,2]"[..]));
+    /// # Ok::<_, microbatch_durable::Refusal>(())
+    /// ```
+    pub fn encode<J, C: Codec<J>>(
+        id: impl Into<JobId>,
+        job: &J,
+        codec: &C,
+    ) -> Result<Self, Refusal> {
+        Self::encoded(id.into(), job, codec, &C::NAME.into())
+    }
+
+    pub(crate) fn encoded<J, C: Codec<J>>(
+        id: JobId,
+        job: &J,
+        codec: &C,
+        codec_name: &Arc<str>,
+    ) -> Result<Self, Refusal> {
+        id.check()?;
+        let encode = || codec.encode(job).map_err(|error| describe(&*error));
+        let payload = catch(encode)
+            .unwrap_or_else(|message| Err(format!("the codec panicked: {message}")))
+            .map_err(|reason| Refusal::Unencodable { reason })?;
+        Ok(Self {
+            id,
+            codec: Arc::clone(codec_name),
+            payload,
+        })
+    }
+
     /// Returns whether a store takes it that takes so many bytes.
     pub(crate) fn check(&self, max_payload: usize) -> Result<(), Refusal> {
         self.id.check()?;

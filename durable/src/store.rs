@@ -205,6 +205,20 @@ pub trait Store: Send + Sync + 'static {
     /// ```
     fn depth(&self) -> impl Future<Output = Result<Depth, Self::Error>> + Send;
 
+    /// Says which of the promises of this trait the store does not keep, for those who test
+    /// it. By default it keeps all.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use microbatch_durable::{MemoryStore, Promises, Store};
+    ///
+    /// assert_eq!(MemoryStore::new().promises(), Promises::default());
+    /// ```
+    fn promises(&self) -> Promises {
+        Promises::default()
+    }
+
     /// Gives back what the store holds, such as the lock of a file, so that it can be
     /// opened again. By default there is nothing to give back.
     ///
@@ -230,6 +244,43 @@ pub trait Store: Send + Sync + 'static {
     /// ```
     fn close(&self) -> impl Future<Output = ()> + Send {
         async {}
+    }
+}
+
+/// Which of the finer promises of a [`Store`] are kept. [`conformance`](crate::conformance)
+/// asks for less where one is not, and for nothing less elsewhere. By default all are kept.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::Promises;
+///
+/// let mut promises = Promises::default();
+/// assert!(promises.releases_uncounted);
+/// promises.releases_uncounted = false; // in `promises` of a store that counts them
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Promises {
+    /// A released job is not counted, whoever leases it next. If not: it may be counted if
+    /// the store is closed before the job is leased again.
+    pub releases_uncounted: bool,
+    /// A job that is to be tried again is leased behind those that were due before it, and
+    /// before those that were due after it. If not: it may be leased before jobs that were
+    /// due before it, and several have no order among themselves.
+    pub retries_in_order: bool,
+    /// [`depth`](Store::depth) tells jobs that wait for their next attempt from leased ones.
+    /// If not: those that were delayed before the store was opened may be counted as leased.
+    pub delays_counted: bool,
+}
+
+impl Default for Promises {
+    fn default() -> Self {
+        Self {
+            releases_uncounted: true,
+            retries_in_order: true,
+            delays_counted: true,
+        }
     }
 }
 
@@ -367,6 +418,10 @@ impl<S: Store> Store for Arc<S> {
 
     async fn depth(&self) -> Result<Depth, S::Error> {
         (**self).depth().await
+    }
+
+    fn promises(&self) -> Promises {
+        (**self).promises()
     }
 
     async fn close(&self) {

@@ -197,8 +197,11 @@ pub(crate) async fn steady<S: Store + Clone>(
     }
     let processed = processed.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64();
     progress("");
+    front.shutdown().await?;
+    while store.depth().await?.pending() > 0 {
+        sleep(Duration::from_millis(10)).await;
+    }
     stop.cancel();
     draining.await??;
-    front.shutdown().await?;
     Ok(processed)
 }

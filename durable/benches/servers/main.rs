@@ -14,8 +14,10 @@
 
 #![forbid(unsafe_code)]
 
+mod jetstream;
 mod load;
 mod postgres;
+mod table;
 mod workers;
 
 use std::io::Write as _;
@@ -80,7 +82,8 @@ async fn run(options: &Options) -> Result<(), Error> {
     if !(0.0..=100.0).contains(&options.slower) {
         return Err("--slower must be from 0 to 100".into());
     }
-    postgres::run(options).await
+    postgres::run(options).await?;
+    jetstream::run(options).await
 }
 
 fn progress(what: &str) {

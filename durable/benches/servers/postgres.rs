@@ -6,8 +6,8 @@ use microbatch_durable::PostgresStore;
 use microbatch_postgres::Server;
 use tokio_postgres::{Client, NoTls};
 
-use crate::load::{PAYLOAD, call, drain, fill, steady, wait};
-use crate::workers::race;
+use crate::load::{PAYLOAD, call, drain, steady};
+use crate::table::{Table, wait_in_idle, workers};
 use crate::{Error, Options, progress};
 
 /// Opens the store of a queue: its name, a space, the way to the server.
@@ -44,57 +44,41 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
         "## PostgreSQL {version}, each sync {} ms longer\n",
         options.slower
     );
-    println!("| | jobs/s | |\n| --- | ---: | ---: |");
-
     let time = Duration::from_secs_f64(options.seconds);
-    let by_hand = by_hand(&client, time).await?;
-    println!("| one commit a job, by hand, on one connection | {by_hand:.0} | 1.00 × |");
+    let mut table = Table::begin();
+    table.row(
+        "one commit a job, by hand, on one connection",
+        by_hand(&client, time).await?,
+    );
     for callers in [1, 256] {
         progress(&format!("{callers} callers"));
         let store = open(&format!("calls {url}")).await?;
         let (rate, batch) = call(&store, callers, time).await?;
-        progress("");
-        let ratio = rate / by_hand;
-        println!("| {callers} callers, {batch:.0} jobs an append | {rate:.0} | {ratio:.2} × |");
-    }
-
-    let store = open(&format!("drain {url}")).await?;
-    let ones = drain(&store, options.drain / 20, 1).await?;
-    println!("| drain, batches of 1 | {ones:.0} | 1.00 × |");
-    let hundreds = drain(&store, options.drain, 100).await?;
-    println!(
-        "| drain, batches of 100 | {hundreds:.0} | {:.1} × |",
-        hundreds / ones
-    );
-
-    let orders = format!("workers {url}");
-    let store = open(&orders).await?;
-    let mut one = 0.0;
-    for workers in [1, 3] {
-        fill(&store, options.drain).await?;
-        let rate = race(&format!("postgres {orders}"), workers, options.drain)?;
-        if workers == 1 {
-            one = rate;
-        }
-        let name = if workers == 1 { "process" } else { "processes" };
-        println!(
-            "| {workers} worker {name}, 1 ms a batch of 100 | {rate:.0} | {:.2} × |",
-            rate / one
+        table.row(
+            &format!("{callers} callers, {batch:.0} jobs an append"),
+            rate,
         );
     }
 
-    let store = open(&format!("idle {url}")).await?;
-    let (accepted, submitted) = wait(&store, 100).await?;
-    println!(
-        "\n| an idle queue, ms until the processor has the job | median | 99 % |\n| --- | ---: | ---: |"
+    let mut table = table.again();
+    let store = open(&format!("drain {url}")).await?;
+    table.row(
+        "drain, batches of 1",
+        drain(&store, options.drain / 20, 1).await?,
     );
-    for (name, times) in [
-        ("from its acceptance", accepted),
-        ("from its submission", submitted),
-    ] {
-        let at = |part: usize| times[times.len() * part / 100].as_secs_f64() * 1e3;
-        println!("| {name} | {:.2} | {:.2} |", at(50), at(99));
-    }
+    table.row(
+        "drain, batches of 100",
+        drain(&store, options.drain, 100).await?,
+    );
+    workers(
+        &mut table.again(),
+        "postgres",
+        &format!("workers {url}"),
+        open,
+        options.drain,
+    )
+    .await?;
+    wait_in_idle(&open(&format!("idle {url}")).await?).await?;
 
     if options.held > 0 {
         held(&url, options.held).await?;

@@ -20,6 +20,7 @@ pub(crate) fn orders() -> Option<String> {
 
 pub(crate) async fn work(orders: &str) -> Result<(), Error> {
     match orders.split_once(' ') {
+        Some(("nats", orders)) => drain(crate::jetstream::open(orders).await?).await,
         Some(("postgres", orders)) => drain(crate::postgres::open(orders).await?).await,
         _ => Err(format!("no such engine: {orders}").into()),
     }

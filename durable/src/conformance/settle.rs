@@ -14,7 +14,12 @@ pub async fn retry_at_once<S: Store>(make_store: impl AsyncFn(&str) -> S) {
         let a = lease(&store, 1).await;
         settle_all(&store, &a, &retry(Duration::ZERO)).await;
         let both = lease_all(&store, 2).await;
-        expect_seen(&both, &[("b", 1), ("a", 2)], "`b` was due before `a` was");
+        expect_in_order(
+            &store,
+            &both,
+            &[("b", 1), ("a", 2)],
+            "`b` was due before `a` was",
+        );
         // One after the other: what becomes due by one call has no order.
         for job in both.chunks(1) {
             settle_all(&store, job, &retry(Duration::ZERO)).await;
@@ -23,7 +28,7 @@ pub async fn retry_at_once<S: Store>(make_store: impl AsyncFn(&str) -> S) {
         append_new(&store, &[job("c")]).await;
         let mut all = lease_all(&store, 3).await;
         let why = "tried again in this order, before what was appended later";
-        expect_seen(&all, &[("b", 2), ("a", 3), ("c", 1)], why);
+        expect_in_order(&store, &all, &[("b", 2), ("a", 3), ("c", 1)], why);
         if store.lease_time().is_none() {
             settle_all(&store, &all, &retry(Duration::ZERO)).await;
             lease_all(&store, 3).await;
@@ -121,21 +126,87 @@ pub async fn release<S: Store>(make_store: impl AsyncFn(&str) -> S) {
         settle_all(&store, &a, &retry(Duration::ZERO)).await;
         for _ in 0..2 {
             let all = lease_all(&store, 3).await;
-            expect_seen(
-                &all,
-                &[("b", 1), ("c", 1), ("a", 2)],
-                "`a` was tried once, and released before",
-            );
+            let why = "`a` was tried once, and released before";
+            expect_in_order(&store, &all, &[("b", 1), ("c", 1), ("a", 2)], why);
             settle_all(&store, &all, &Verdict::Release).await;
         }
         let store = reopen(store, &make_store, NAME).await;
         let all = lease_all(&store, 3).await;
         let why = "released, and opened again";
-        expect_seen(&all, &[("b", 1), ("c", 1), ("a", 2)], why);
+        expect_released(&store, &all, &[("b", 1), ("c", 1), ("a", 2)], why);
         settle_all(&store, &all, &Verdict::Done).await;
         store.close().await;
     })
     .await;
+}
+
+/// Expects these ids and attempts in this order. If the store does not promise that, those
+/// that are tried again may come earlier.
+fn expect_in_order<S: Store>(
+    store: &S,
+    leased: &[Leased<S::Lease>],
+    expected: &[(&str, u32)],
+    why: &str,
+) {
+    let seen = seen(leased);
+    let same = match store.promises().retries_in_order {
+        true => seen == expected,
+        false => is_earlier_at_most(&seen, expected, |attempt, expected| attempt == expected),
+    };
+    assert!(
+        same,
+        "{why}: expected the ids and attempts {expected:?}; `lease` gave {seen:?}"
+    );
+}
+
+/// Expects what was released before the store was opened again. If the store does not
+/// promise that a release is not counted, each attempt may be counted once more.
+fn expect_released<S: Store>(
+    store: &S,
+    leased: &[Leased<S::Lease>],
+    expected: &[(&str, u32)],
+    why: &str,
+) {
+    if store.promises().releases_uncounted {
+        return expect_in_order(store, leased, expected, why);
+    }
+    let seen = seen(leased);
+    let counted =
+        |attempt: u32, expected: u32| attempt.checked_sub(expected).is_some_and(|more| more <= 1);
+    let in_order = seen
+        .iter()
+        .map(|(id, _)| id)
+        .eq(expected.iter().map(|(id, _)| id));
+    assert!(
+        is_earlier_at_most(&seen, expected, counted)
+            && (in_order || !store.promises().retries_in_order),
+        "{why}: expected {expected:?}, each attempt counted once more at most; `lease` gave \
+         {seen:?}"
+    );
+}
+
+/// Returns whether each of `expected` was seen once, with an attempt that is right, and
+/// before all that are expected later, unless those are tried again.
+fn is_earlier_at_most(
+    seen: &[(&str, u32)],
+    expected: &[(&str, u32)],
+    is_right: impl Fn(u32, u32) -> bool,
+) -> bool {
+    let places: Vec<_> = expected
+        .iter()
+        .filter_map(|(id, attempt)| {
+            let place = seen.iter().position(|(seen, _)| seen == id)?;
+            is_right(seen[place].1, *attempt).then_some(place)
+        })
+        .collect();
+    let all = places.len() == expected.len() && seen.len() == expected.len();
+    let is_ordered = |(at, place): (usize, &usize)| {
+        let later = &places[at + 1..];
+        later
+            .iter()
+            .all(|later| later > place || seen[*later].1 > 1)
+    };
+    all && places.iter().enumerate().all(is_ordered)
 }
 
 /// [`Verdict::Settled`] changes nothing.
@@ -206,6 +277,7 @@ pub async fn settled_twice<S: DeadLetters>(make_store: impl AsyncFn(&str) -> S) 
         }
         let store = reopen(store, &make_store, NAME).await;
         let depth = expect(store.depth().await, "depth");
+        let depth = with_delays(&store, depth, 6);
         assert!(
             (depth.ready, depth.leased, depth.delayed, depth.dead) == (0, 0, 6, 6),
             "6 jobs are delayed and 6 dead, and no others are left; `depth` says {depth:?}"

@@ -4,16 +4,13 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use microbatch::{BuildError, CancellationToken, MicroBatch};
 
 use super::Durable;
 use super::append::{Appender, Backlog};
 use crate::codec::{Codec, Json};
 use crate::gather;
-use crate::job::{JobId, NewJob};
-use crate::outcome::{Refusal, describe};
-use crate::panics::catch;
+use crate::job::NewJob;
 use crate::store::Store;
 
 /// Builds a [`Durable`].
@@ -303,26 +300,8 @@ impl<J: Send + 'static, S: Store, C> DurableBuilder<J, S, C> {
         gather::start(&batcher, cancel);
         Ok(Durable {
             batcher,
-            encode: Arc::new(move |id, job| encode(&codec, &codec_name, id, job)),
+            encode: Arc::new(move |id, job| NewJob::encoded(id, job, &codec, &codec_name)),
             backlog,
         })
     }
-}
-
-fn encode<J, C: Codec<J>>(
-    codec: &C,
-    codec_name: &Arc<str>,
-    id: JobId,
-    job: &J,
-) -> Result<NewJob, Refusal> {
-    id.check()?;
-    let encode = || codec.encode(job).map_err(|error| describe(&*error));
-    let payload: Bytes = catch(encode)
-        .unwrap_or_else(|message| Err(format!("the codec panicked: {message}")))
-        .map_err(|reason| Refusal::Unencodable { reason })?;
-    Ok(NewJob {
-        id,
-        codec: Arc::clone(codec_name),
-        payload,
-    })
 }

@@ -14,6 +14,22 @@ use super::link::{self, Listening};
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// Builds a [`PostgresStore`].
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use microbatch_durable::PostgresStore;
+///
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = PostgresStore::builder()
+///     .queue("mails")
+///     .lease_time(Duration::from_secs(10))
+///     .connect("host=/run/postgresql user=app dbname=app")
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct PostgresStoreBuilder {
@@ -186,8 +202,10 @@ impl PostgresStoreBuilder {
             config.connect_timeout(options.call_timeout);
         }
         if config.get_tcp_user_timeout().is_none() {
-            config.tcp_user_timeout(options.call_timeout);
-            config.keepalives_idle(options.call_timeout.max(Duration::from_secs(1)));
+            // The system takes hours, and whole seconds of idleness.
+            let timeout = options.call_timeout.min(Duration::from_secs(3600));
+            config.tcp_user_timeout(timeout);
+            config.keepalives_idle(timeout.max(Duration::from_secs(1)));
         }
         if config.get_application_name().is_none() {
             config.application_name("microbatch");

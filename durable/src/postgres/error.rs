@@ -11,6 +11,20 @@ use crate::job::JobId;
 /// Why a [`PostgresStore`](super::PostgresStore) could not do what it was asked. The jobs are
 /// where they were, or where they were to be: after all but [`BadOption`](Self::BadOption) the
 /// call may be repeated.
+///
+/// # Examples
+///
+/// ```
+/// use microbatch_durable::{PostgresError, PostgresStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let folder = folder.path().display();
+/// let error = PostgresStore::connect(&format!("host={folder} user=app")).await.unwrap_err();
+/// assert!(matches!(error, PostgresError::Unreachable { .. }));
+/// # }
+/// ```
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum PostgresError {

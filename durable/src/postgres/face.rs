@@ -45,6 +45,47 @@ const PURGES_APART: u32 = 50;
 const PURGE_LIMIT: i64 = 10_000;
 
 /// A [`Store`] in a PostgreSQL database, for many machines. Clones are the same store.
+///
+/// Appended jobs survive the process and, as far as the server's disk keeps what it has synced,
+/// the server; with a synchronous standby, the disk. Leases end with their time, on the server's
+/// clock, and are fenced: who has lost one changes nothing. Attempts are counted exactly, and a
+/// release does not count. Effects and their settlement can be one transaction
+/// ([`settle_in`](Self::settle_in)), as can what a caller writes and the job that follows from
+/// it ([`append_in`](Self::append_in)).
+///
+/// It hears of due jobs by `LISTEN`, and asks at least once in a
+/// [`poll_interval`](PostgresStoreBuilder::poll_interval). It works behind PgBouncer in
+/// transaction mode, without notices. [`depth`](Store::depth) counts rows, so it takes time in
+/// proportion to the backlog.
+///
+/// # Errors
+///
+/// Every call ends within the [`call_timeout`](PostgresStoreBuilder::call_timeout);
+/// [`PostgresError`] says why. Jobs that a call leased whose answer was lost are due when that
+/// lease has ended, their attempt counted.
+///
+/// # Examples
+///
+/// ```no_run
+/// use microbatch_durable::{CancellationToken, Drain, Durable, PostgresStore};
+///
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = PostgresStore::connect("postgres://app@localhost/app").await?;
+/// store.migrate().await?; // as often as you like
+///
+/// let mails = Durable::<String>::builder(store.clone())
+///     .build_running(CancellationToken::new())?;
+/// mails.submit("welcome-7", "to: seven@example.org".to_owned()).await?;
+///
+/// // Here, or in any number of processes on other machines.
+/// let drain = Drain::builder(store, |mails: Vec<String>| async move {
+///     Ok::<_, std::io::Error>(vec![(); mails.len()])
+/// })
+/// .build()?;
+/// drain.run(CancellationToken::new()).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct PostgresStore {
     inner: Arc<Inner>,
@@ -59,7 +100,9 @@ pub(super) struct Inner {
     mark: Mark,
     /// Told of everything that may make a job due.
     changed: Notify,
-    /// Whether others' changes are heard.
+    /// How to hear of others' changes, until somebody waits for them.
+    unheard: Mutex<Option<Listening>>,
+    /// Whether they are heard.
     listening: AtomicBool,
     next_purge: Mutex<Instant>,
     /// Looks that may have leased something, and what gives it back.
@@ -162,6 +205,34 @@ impl PostgresStore {
     ///
     /// [`LeasesLost`](PostgresError::LeasesLost) if not every lease holds. After it, and after
     /// any other error, the transaction cannot be committed: the server rolls it back.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use microbatch_durable::{CancellationToken, Delivery, Drain, PostgresLease, PostgresStore, Verdict};
+    ///
+    /// # async fn run(store: PostgresStore, pool: deadpool_postgres::Pool) -> Result<(), Box<dyn std::error::Error>> {
+    /// let settling = store.clone();
+    /// let drain = Drain::deliveries(store, move |batch: Vec<Delivery<i64, PostgresLease>>| {
+    ///     let (store, pool) = (settling.clone(), pool.clone());
+    ///     async move {
+    ///         let amounts: Vec<_> = batch.iter().map(|delivery| delivery.job).collect();
+    ///         let done: Vec<_> =
+    ///             batch.into_iter().map(|delivery| (delivery.lease, Verdict::Done)).collect();
+    ///         let mut client = pool.get().await?;
+    ///         let transaction = client.transaction().await?;
+    ///         let sql = "INSERT INTO payments (amount) SELECT unnest($1::bigint[])";
+    ///         transaction.execute(sql, &[&amounts]).await?;
+    ///         store.settle_in(&transaction, &done).await?;
+    ///         transaction.commit().await?; // the payments and that they are done, or neither
+    ///         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(vec![Verdict::Settled; done.len()])
+    ///     }
+    /// })
+    /// .build()?;
+    /// drain.run(CancellationToken::new()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn settle_in(
         &self,
         transaction: &Transaction<'_>,
@@ -189,6 +260,21 @@ impl PostgresStore {
     /// # Errors
     ///
     /// After an error the transaction cannot be committed.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use microbatch_durable::{Json, NewJob, PostgresStore};
+    ///
+    /// # async fn run(store: &PostgresStore, client: &mut tokio_postgres::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let transaction = client.transaction().await?;
+    /// transaction.execute("INSERT INTO users (name) VALUES ('seven')", &[]).await?;
+    /// let welcome = NewJob::encode("welcome-seven", &"to: seven".to_owned(), &Json)?;
+    /// store.append_in(&transaction, &[welcome]).await?;
+    /// transaction.commit().await?; // the user and the mail, or neither
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn append_in(
         &self,
         transaction: &Transaction<'_>,
@@ -223,15 +309,13 @@ impl PostgresStore {
             owns_pool,
             mark: Mark::default(),
             changed: Notify::new(),
+            unheard: Mutex::new(listening),
             listening: AtomicBool::new(false),
             next_purge: Mutex::new(Instant::now()),
             looks: TaskTracker::new(),
             _closed_on_drop: closed.clone().drop_guard(),
-            closed: closed.clone(),
+            closed,
         });
-        if let Some(listening) = listening {
-            tokio::spawn(listen(listening, Arc::downgrade(&inner), closed));
-        }
         Self { inner }
     }
 
@@ -268,6 +352,16 @@ impl PostgresStore {
         let jobs = rows.iter().map(leased).collect();
         let due = due.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0)));
         Ok((Unreceived::new(jobs, inner), due))
+    }
+
+    /// Begins to listen, once.
+    fn listen(&self) {
+        let unheard = self.inner.unheard.lock();
+        let listening = unheard.unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(listening) = listening {
+            let inner = Arc::downgrade(&self.inner);
+            tokio::spawn(listen(listening, inner, self.inner.closed.clone()));
+        }
     }
 
     /// Now and then, removes ids that are free again.
@@ -536,6 +630,7 @@ impl Store for PostgresStore {
         let max = i64::try_from(max.max(1)).unwrap_or(i64::MAX);
         let longest = self.inner.options.poll_interval;
         let mut pause = FIRST_PAUSE;
+        self.listen();
         loop {
             let mut changed = pin!(self.inner.changed.notified());
             // Listens before it asks, so that no change is missed.

@@ -11,7 +11,20 @@ use super::face::Inner;
 use crate::job::{JobId, Leased};
 use crate::outcome::Verdict;
 
-/// One delivery of one job of a [`PostgresStore`].
+/// One delivery of one job of a [`PostgresStore`](super::PostgresStore).
+///
+/// # Examples
+///
+/// ```no_run
+/// use microbatch_durable::{PostgresLease, PostgresStore, Store, Verdict};
+///
+/// # async fn run(store: PostgresStore) -> Result<(), Box<dyn std::error::Error>> {
+/// let leases = store.lease(10).await?.into_iter().map(|leased| leased.lease);
+/// let done: Vec<(PostgresLease, Verdict)> = leases.map(|lease| (lease, Verdict::Done)).collect();
+/// store.settle(&done).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PostgresLease {
     /// The job.

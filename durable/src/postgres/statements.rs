@@ -252,36 +252,39 @@ WHERE queue = $1 AND id > $2 ORDER BY id LIMIT $3";
 
 /// `$2`: ids, each once.
 const REVIVE: &str = "
-WITH said AS MATERIALIZED (
-    SELECT * FROM unnest($2) WITH ORDINALITY AS said (id, at)
-), found AS MATERIALIZED (
-    SELECT d.id, said.at FROM said JOIN {schema}.dead_jobs d ON d.id = said.id
-    WHERE d.queue = $1
-    ORDER BY d.id
-    FOR UPDATE OF d
+WITH found AS MATERIALIZED (
+    SELECT d.id, said.at
+    FROM (
+        SELECT * FROM unnest($2) WITH ORDINALITY AS said (id, at) ORDER BY id COLLATE \"C\"
+    ) AS said CROSS JOIN LATERAL (
+        SELECT d.id FROM {schema}.dead_jobs d WHERE d.queue = $1 AND d.id = said.id FOR UPDATE
+    ) AS d
 ), gone AS (
-    DELETE FROM {schema}.dead_jobs d USING found WHERE d.queue = $1 AND d.id = found.id
-    RETURNING d.id, d.appended, d.codec, d.payload, found.at
+    DELETE FROM {schema}.dead_jobs WHERE queue = $1 AND id = ANY (ARRAY(SELECT id FROM found))
+    RETURNING id, appended, codec, payload
 ), noticed AS (
     INSERT INTO {schema}.jobs (queue, id, due, place, appended, codec, payload)
     SELECT $1, id, statement_timestamp(), statement_timestamp(), appended, codec, payload
-    FROM gone ORDER BY at
+    FROM gone JOIN found USING (id) ORDER BY at
     RETURNING id, due
 )
 SELECT id, {durable}, {notified} FROM noticed";
 
 const DISCARD: &str = "
-WITH said AS MATERIALIZED (
-    SELECT * FROM unnest($2) AS said (id)
-), found AS MATERIALIZED (
-    SELECT d.id FROM said JOIN {schema}.dead_jobs d ON d.id = said.id
-    WHERE d.queue = $1
-    ORDER BY d.id
-    FOR UPDATE OF d
+WITH found AS MATERIALIZED (
+    SELECT d.id FROM (
+        SELECT id FROM unnest($2) AS said (id) ORDER BY id COLLATE \"C\"
+    ) AS said CROSS JOIN LATERAL (
+        SELECT d.id FROM {schema}.dead_jobs d WHERE d.queue = $1 AND d.id = said.id FOR UPDATE
+    ) AS d
 ), gone AS (
-    DELETE FROM {schema}.dead_jobs d USING found WHERE d.queue = $1 AND d.id = found.id
+    DELETE FROM {schema}.dead_jobs WHERE queue = $1 AND id = ANY (ARRAY(SELECT id FROM found))
+), known AS MATERIALIZED (
+    SELECT i.id FROM found CROSS JOIN LATERAL (
+        SELECT i.id FROM {schema}.ids i WHERE i.queue = $1 AND i.id = found.id FOR UPDATE
+    ) AS i
 ), freed AS (
-    DELETE FROM {schema}.ids i USING found WHERE i.queue = $1 AND i.id = found.id
+    DELETE FROM {schema}.ids WHERE queue = $1 AND id = ANY (ARRAY(SELECT id FROM known))
 )
 SELECT id, {durable} FROM found";
 
