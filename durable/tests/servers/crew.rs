@@ -142,6 +142,9 @@ impl<E: Engine> Crew<E> {
         for _ in 0..workers {
             crew.start_worker();
         }
+        for worker in &crew.workers {
+            while worker.running.line().expect("it drains") != "drains" {}
+        }
         crew
     }
 

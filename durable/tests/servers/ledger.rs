@@ -9,15 +9,25 @@ use microbatch_durable::{Appended, DeadJob};
 use crate::by_seed::is_reason;
 
 /// What a store may do that others may not.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Allowed {
     /// How long before its server is killed it may forget leases and attempts.
     pub(crate) forgets: Duration,
-    /// Whether a job that is done may be settled by another than the holder of its lease.
+    /// How long it may have had a lease before it gives it to its caller.
+    pub(crate) keeps: Duration,
+    /// Whether a settlement that was not answered may come when another has the lease.
     pub(crate) has_no_fence: bool,
 }
 
-#[derive(Debug, Default)]
+impl Allowed {
+    pub(crate) const NOTHING: Self = Self {
+        forgets: Duration::ZERO,
+        keeps: Duration::ZERO,
+        has_no_fence: false,
+    };
+}
+
+#[derive(Debug)]
 pub(crate) struct Ledger {
     allowed: Allowed,
     lease_time: u64,
@@ -74,6 +84,28 @@ enum What {
     },
 }
 
+impl Event {
+    /// A line, with times in milliseconds.
+    fn told_since(&self, first: u64) -> String {
+        let Self {
+            at,
+            worker,
+            attempt,
+            what,
+        } = self;
+        let since = |at: &u64| (*at as f64 - first as f64) / 1000.0;
+        let what = match what {
+            What::Leased { asked } => format!("leased, asked at {}", since(asked)),
+            What::Extended { asked } => format!("extended, asked at {}", since(asked)),
+            What::Settling { verdict } => format!("settling: {verdict}"),
+            What::Settled { asked, verdict } => {
+                format!("settled: {verdict}, asked at {}", since(asked))
+            }
+        };
+        format!("{}: worker {worker}, attempt {attempt}: {what}", since(at))
+    }
+}
+
 /// The last delivery of a job, as far as the events were read.
 struct Last<'a> {
     event: &'a Event,
@@ -88,7 +120,17 @@ impl Ledger {
         Self {
             allowed,
             lease_time: lease_time.as_micros() as u64,
-            ..Self::default()
+            kills: Vec::new(),
+            freezes: Vec::new(),
+            acknowledged: BTreeMap::new(),
+            processed: BTreeMap::new(),
+            begun: BTreeSet::new(),
+            events: BTreeMap::new(),
+            repeats: 0,
+            deliveries: 0,
+            lost: 0,
+            lapsed: 0,
+            forgotten: 0,
         }
     }
 
@@ -202,9 +244,7 @@ impl Ledger {
             let mut attempts = attempts.clone();
             attempts.sort_unstable();
             let twice = attempts.windows(2).any(|pair| pair[0] == pair[1]);
-            let forgot = self.events[id]
-                .iter()
-                .any(|event| self.may_forget(event.at));
+            let forgot = self.may_forget(&self.events[id]);
             assert!(
                 !twice || forgot,
                 "{id} was processed twice at the same attempt: {attempts:?}\n{:#?}",
@@ -224,8 +264,14 @@ impl Ledger {
         forgotten: &mut u64,
     ) -> Option<String> {
         let mut last: Option<Last<'_>> = None;
-        let mut end = None;
-        let story = || format!("{id}: {events:#?}");
+        let mut end: Option<String> = None;
+        let forgot = self.may_forget(events);
+        let is_free = forgot || self.may_settle_late(events);
+        let story = || {
+            let first = events.first().map_or(0, |event| event.at);
+            let lines = events.iter().map(|event| event.told_since(first));
+            format!("{id}\n{}", lines.collect::<Vec<_>>().join("\n"))
+        };
         for event in events {
             let is_last = |last: &Last<'_>| {
                 (last.event.worker, last.event.attempt) == (event.worker, event.attempt)
@@ -234,16 +280,18 @@ impl Ledger {
                 (What::Leased { asked }, Some(last))
                     if self.is_told_late(event, *asked) && event.attempt < last.event.attempt => {}
                 (What::Leased { asked }, last) => {
-                    assert_eq!(end, None, "settled, and leased again: {}", story());
+                    let is_open = end.is_none();
+                    assert!(is_free || is_open, "settled, and leased again: {}", story());
+                    end = None;
                     if let Some(last) = last {
-                        let forgot = self.may_forget(last.event.at);
                         let attempts = last.event.attempt..=event.attempt;
                         let is_later = !attempts.is_empty()
                             && (last.is_released || last.event.attempt < event.attempt);
                         assert!(forgot || is_later, "not a later attempt: {}", story());
-                        let lapses = last.since + self.lease_time;
+                        let keeps = self.allowed.keeps.as_micros() as u64;
+                        let lapses = last.since + self.lease_time - keeps;
                         let is_over = last.is_settled || event.at >= lapses;
-                        assert!(forgot || is_over, "two live leases: {}", story());
+                        assert!(is_free || is_over, "two live leases: {}", story());
                         *lapsed += u64::from(!last.is_settled);
                         *forgotten += u64::from(!is_later || !is_over);
                     }
@@ -273,15 +321,13 @@ impl Ledger {
                 }
                 (What::Settled { asked, verdict }, Some(last)) => {
                     let is_stale = *asked > last.event.at;
-                    let allowed = self.allowed.has_no_fence || self.may_forget(last.event.at);
-                    assert!(!is_stale || allowed, "settled by a lost lease: {}", story());
+                    assert!(!is_stale || is_free, "settled by a lost lease: {}", story());
                     end = end.or(ends(verdict));
                 }
                 (What::Extended { asked }, Some(last)) => {
                     let is_stale = *asked > last.event.at;
-                    let allowed = self.allowed.has_no_fence || self.may_forget(last.event.at);
                     assert!(
-                        !is_stale || allowed,
+                        !is_stale || is_free,
                         "a lost lease was extended: {}",
                         story()
                     );
@@ -300,11 +346,29 @@ impl Ledger {
             .any(|(worker, from, to)| *worker == event.worker && asked <= *from && *to <= event.at)
     }
 
-    /// Whether the store may have forgotten what happened then.
-    fn may_forget(&self, at: u64) -> bool {
+    /// Whether the store may have forgotten a lease of these: it was taken at some time
+    /// between its question and its answer.
+    fn may_forget(&self, events: &[Event]) -> bool {
         let forgets = self.allowed.forgets.as_micros() as u64;
-        let is_near = |kill: &u64| (kill.saturating_sub(forgets)..*kill).contains(&at);
-        forgets > 0 && self.kills.iter().any(is_near)
+        let is_near = |kill: u64| {
+            events.iter().any(|event| match event.what {
+                What::Leased { asked } => asked <= kill && kill <= event.at + forgets,
+                _ => false,
+            })
+        };
+        forgets > 0 && self.kills.iter().any(|kill| is_near(*kill))
+    }
+
+    /// Whether a settlement of these may have come to the store when another had the lease.
+    fn may_settle_late(&self, events: &[Event]) -> bool {
+        let is_unanswered = |event: &Event| match event.what {
+            What::Settling { .. } => !events.iter().any(|answer| match answer.what {
+                What::Settled { asked, .. } => (asked, answer.worker) == (event.at, event.worker),
+                _ => false,
+            }),
+            _ => false,
+        };
+        self.allowed.has_no_fence && events.iter().any(is_unanswered)
     }
 }
 

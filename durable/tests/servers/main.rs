@@ -37,11 +37,16 @@ macro_rules! on_each_server {
             engine: postgres, crate::postgres::Postgres;
             tests: $($test),*; child: $child;
         }
+        #[cfg(feature = "nats")]
+        on_each_engine! {
+            engine: jetstream, crate::jetstream::JetStream;
+            tests: $($test),*; child: $child;
+        }
     };
 }
 
 /// Where one on SQLite is tested by itself.
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "nats"))]
 macro_rules! on_each_frozen {
     ($($tests:tt)*) => {
         on_each_server! { $($tests)* }
@@ -55,13 +60,15 @@ mod child;
 mod crew;
 #[path = "../support/engine.rs"]
 mod engine;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "nats"))]
 #[path = "../support/frozen.rs"]
 mod frozen;
+#[cfg(feature = "nats")]
+mod jetstream;
 mod ledger;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "nats"))]
 mod network;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "nats"))]
 mod networked;
 #[cfg(feature = "postgres")]
 mod once;
@@ -70,9 +77,9 @@ mod poison;
 mod poisoned;
 #[cfg(feature = "postgres")]
 mod postgres;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "nats"))]
 mod relay;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "nats"))]
 mod server;
 #[path = "../support/sqlite.rs"]
 mod sqlite;

@@ -8,10 +8,7 @@ use crate::ledger::Allowed;
 
 pub(crate) trait Networked: Engine {
     /// What it may do that others may not.
-    const ALLOWED: Allowed = Allowed {
-        forgets: Duration::ZERO,
-        has_no_fence: false,
-    };
+    const ALLOWED: Allowed = Allowed::NOTHING;
 
     /// Makes one that has a server of its own.
     fn make_own() -> Option<Self>;

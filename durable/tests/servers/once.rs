@@ -106,6 +106,7 @@ fn child() {
         .backoff(ConstantBuilder::new().with_delay(Duration::from_millis(2)))
         .build()
         .unwrap();
+        say("drains");
         let drained = drain.run(stop).await.unwrap();
         say(format!("drained {drained:?}"));
     });
@@ -129,7 +130,7 @@ fn effects_happen_once() {
     };
     asking.block_on(table);
     let name = "once::child".to_owned();
-    let mut crew = Crew::start_child(engine, name, WORKERS, Duration::ZERO, Allowed::default());
+    let mut crew = Crew::start_child(engine, name, WORKERS, Duration::ZERO, Allowed::NOTHING);
     for round in 0..rounds {
         let callers = crew.submit_for(Duration::from_millis(700));
         std::thread::sleep(Duration::from_micros(crew.rng.u64(..700_000)));

@@ -16,7 +16,7 @@ fn killed_at_any_moment<E: Engine>() {
     let rounds = count("SERVER_ROUNDS", 6);
     let started = Instant::now();
     let longest = Duration::from_millis(20);
-    let mut crew = Crew::start(engine, "workers", WORKERS, longest, Allowed::default());
+    let mut crew = Crew::start(engine, "workers", WORKERS, longest, Allowed::NOTHING);
     for round in 0..rounds {
         let callers = crew.submit_for(Duration::from_millis(700));
         let moment = Duration::from_micros(crew.rng.u64(..700_000));
@@ -46,7 +46,7 @@ fn killed_in_the_middle_of_a_batch<E: Engine>() {
     };
     let started = Instant::now();
     let longest = Duration::from_millis(200);
-    let mut crew = Crew::start(engine, "workers", WORKERS, longest, Allowed::default());
+    let mut crew = Crew::start(engine, "workers", WORKERS, longest, Allowed::NOTHING);
     let callers = crew.submit_for(Duration::from_secs(1));
     let number = crew.workers[0].number;
     while crew.ledger.lock().unwrap().held_by(number) < 4 {
