@@ -17,7 +17,13 @@ fn two_poisons<E: Engine>() {
 }
 
 fn few_attempts<E: Engine>() {
-    poisoned::few_attempts::<E>(repeats());
+    for max_attempts in 1..=3 {
+        let way = Way {
+            max_attempts,
+            ..WAY
+        };
+        poison_dies_alone::<E>(way, repeats());
+    }
 }
 
 fn batches_side_by_side<E: Engine>() {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use microbatch_durable::JetStreamStore;
-use microbatch_nats::{HOW_TO_GET, Options, Server};
+use microbatch_nats::{HOW_TO_GET, Options, Program, Server};
 
 use crate::engine::Engine;
 use crate::frozen::Freeze;
@@ -29,14 +29,22 @@ impl JetStream {
     }
 }
 
-fn start() -> Option<Arc<Mutex<Server>>> {
-    let Some(program) = microbatch_nats::program() else {
+/// Those of before take it that all is done that they had delivered when they were killed,
+/// and deliver none of it again.
+const SURVIVES: (u32, u32, u32) = (2, 10, 0);
+
+fn program() -> Option<Program> {
+    let program = microbatch_nats::program();
+    if program.is_none() {
         eprintln!("LEFT OUT: JetStreamStore. There is no NATS server; {HOW_TO_GET}");
-        return None;
-    };
+    }
+    program
+}
+
+fn start(program: &Program) -> Arc<Mutex<Server>> {
     // A process that is killed leaves what it wrote to the system.
-    let server = Server::start(&program, Options::default()).unwrap();
-    Some(Arc::new(Mutex::new(server)))
+    let server = Server::start(program, Options::default()).unwrap();
+    Arc::new(Mutex::new(server))
 }
 
 impl Engine for JetStream {
@@ -49,7 +57,7 @@ impl Engine for JetStream {
         if let Some(server) = shared.upgrade() {
             return Some(Self::on(server));
         }
-        let server = start()?;
+        let server = start(&program()?);
         *shared = Arc::downgrade(&server);
         Some(Self::on(server))
     }
@@ -90,7 +98,13 @@ impl Networked for JetStream {
     };
 
     fn make_own() -> Option<Self> {
-        start().map(Self::on)
+        let program = program()?;
+        if program.version < SURVIVES {
+            let version = program.version;
+            eprintln!("LEFT OUT: JetStreamStore on a killed server of {version:?}; {HOW_TO_GET}");
+            return None;
+        }
+        Some(Self::on(start(&program)))
     }
 
     fn kill(&self) {

@@ -336,7 +336,8 @@ impl Ledger {
                 (What::Settling { .. }, Some(_)) => {}
             }
         }
-        end
+        // Where two had a lease, each may have said something else.
+        end.filter(|_| !is_free)
     }
 
     /// Whether the worker was stopped before it could say that it leased the job.
@@ -349,10 +350,13 @@ impl Ledger {
     /// Whether the store may have forgotten a lease of these: it was taken at some time
     /// between its question and its answer.
     fn may_forget(&self, events: &[Event]) -> bool {
-        let forgets = self.allowed.forgets.as_micros() as u64;
+        let [forgets, keeps] =
+            [self.allowed.forgets, self.allowed.keeps].map(|time| time.as_micros() as u64);
         let is_near = |kill: u64| {
             events.iter().any(|event| match event.what {
-                What::Leased { asked } => asked <= kill && kill <= event.at + forgets,
+                What::Leased { asked } => {
+                    asked.saturating_sub(keeps) <= kill && kill <= event.at + forgets
+                }
                 _ => false,
             })
         };

@@ -1,5 +1,5 @@
 //! What stores that many processes share keep when a worker is killed or frozen, when their
-//! server is killed, and when the network is cut. `tests/README.md` has the commands and the
+//! server is killed, and when the network is cut. `README.md` beside has the commands and the
 //! figures.
 #![cfg(unix)]
 #![forbid(unsafe_code)]

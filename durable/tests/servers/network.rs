@@ -176,7 +176,7 @@ async fn each_call<E: Networked>(engine: &E) {
         relay.set(mode);
         let closed = timeout(CALL_TIMEOUT + MARGIN, store.close()).await;
         closed.unwrap_or_else(|_| panic!("{mode:?}: `close` hangs"));
-        relay.set(Mode::Pass);
+        drop(relay.pass().await);
         println!("{}, {mode:?}: {}", E::NAME, trouble.took.join(", "));
     }
     ground.close().await;

@@ -10,6 +10,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -44,6 +45,10 @@ pub(crate) const TROUBLES: [Mode; 8] = [
     Mode::Gone,
 ];
 
+/// Ports that no connection gets as its own end, so that one is free whenever a relay is to
+/// listen again.
+const PORTS: std::ops::Range<u16> = 10_000..15_000;
+
 /// Relays until it is dropped.
 pub(crate) struct Relay {
     address: SocketAddr,
@@ -54,18 +59,19 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// Listens on a port that no connection gets as its own end, so that it is free whenever
-    /// it is to listen again.
+    /// Listens on a port of this machine.
     pub(crate) async fn start(server: SocketAddr) -> Self {
-        let mut found = None;
-        for port in (10_000 + std::process::id() % 1000 * 4..15_000).cycle() {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port as u16));
+        // One that refuses is not listening, and its port is not free for another of them.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let first = std::process::id().wrapping_mul(61);
+        let (address, listener) = loop {
+            let at = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+            let port = PORTS.start + (at % PORTS.len() as u32) as u16;
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             if let Ok(listener) = TcpListener::bind(address).await {
-                found = Some((address, listener));
-                break;
+                break (address, listener);
             }
-        }
-        let (address, listener) = found.unwrap();
+        };
         let (mode, _) = watch::channel(Mode::Pass);
         let connections = Arc::default();
         let relaying = relay(
@@ -89,6 +95,17 @@ impl Relay {
 
     pub(crate) fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
+    }
+
+    /// Passes, and returns once it takes connections.
+    pub(crate) async fn pass(&self) -> TcpStream {
+        self.set(Mode::Pass);
+        loop {
+            match TcpStream::connect(self.address).await {
+                Ok(client) => return client,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
     }
 }
 
@@ -190,7 +207,7 @@ async fn each_mode_does_what_it_says() {
     let short = Duration::from_millis(50);
     let byte = async |stream: &mut TcpStream, time| {
         let mut bytes = [0; 1];
-        match tokio::time::timeout(time, stream.read(&mut bytes)).await {
+        match timeout(time, stream.read(&mut bytes)).await {
             Ok(Ok(1)) => Some(bytes[0]),
             Ok(Ok(_)) => Some(0),
             Ok(Err(_)) => Some(255),
@@ -202,17 +219,8 @@ async fn each_mode_does_what_it_says() {
         (client, server.accept().await.unwrap().0)
     };
     for trouble in TROUBLES {
-        relay.set(Mode::Pass);
-        let (mut client, mut at_server) = loop {
-            // It listens again soon.
-            match tokio::time::timeout(long, TcpStream::connect(relay.address()))
-                .await
-                .unwrap()
-            {
-                Ok(client) => break (client, server.accept().await.unwrap().0),
-                Err(_) => tokio::task::yield_now().await,
-            }
-        };
+        let mut client = timeout(long, relay.pass()).await.unwrap();
+        let (mut at_server, _) = server.accept().await.unwrap();
         client.write_all(b"a").await.unwrap();
         at_server.write_all(b"b").await.unwrap();
         assert_eq!(byte(&mut at_server, long).await, Some(b'a'));

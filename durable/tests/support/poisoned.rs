@@ -212,13 +212,3 @@ pub(crate) fn one_poison<E: Engine>(repeats: u64) {
 pub(crate) fn two_poisons<E: Engine>(repeats: u64) {
     poison_dies_alone::<E>(Way { poisons: 2, ..WAY }, repeats);
 }
-
-pub(crate) fn few_attempts<E: Engine>(repeats: u64) {
-    for max_attempts in 1..=3 {
-        let way = Way {
-            max_attempts,
-            ..WAY
-        };
-        poison_dies_alone::<E>(way, repeats);
-    }
-}
