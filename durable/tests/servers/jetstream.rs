@@ -12,7 +12,7 @@ use microbatch_nats::{HOW_TO_GET, Options, Program, Server};
 use crate::engine::Engine;
 use crate::frozen::Freeze;
 use crate::ledger::Allowed;
-use crate::networked::Networked;
+use crate::networked::{Networked, say_left_out};
 
 static SHARED: Mutex<Weak<Mutex<Server>>> = Mutex::new(Weak::new());
 static STREAMS: AtomicU32 = AtomicU32::new(0);
@@ -36,7 +36,9 @@ const SURVIVES: (u32, u32, u32) = (2, 10, 0);
 fn program() -> Option<Program> {
     let program = microbatch_nats::program();
     if program.is_none() {
-        eprintln!("LEFT OUT: JetStreamStore. There is no NATS server; {HOW_TO_GET}");
+        say_left_out(&format!(
+            "JetStreamStore. There is no NATS server; {HOW_TO_GET}"
+        ));
     }
     program
 }
@@ -101,7 +103,9 @@ impl Networked for JetStream {
         let program = program()?;
         if program.version < SURVIVES {
             let version = program.version;
-            eprintln!("LEFT OUT: JetStreamStore on a killed server of {version:?}; {HOW_TO_GET}");
+            say_left_out(&format!(
+                "JetStreamStore where a server of {version:?} is killed; {HOW_TO_GET}"
+            ));
             return None;
         }
         Some(Self::on(start(&program)))

@@ -11,7 +11,7 @@ use microbatch_postgres::Server;
 
 use crate::engine::Engine;
 use crate::frozen::Freeze;
-use crate::networked::Networked;
+use crate::networked::{Networked, say_left_out};
 
 static SHARED: Mutex<Weak<Mutex<Server>>> = Mutex::new(Weak::new());
 static SCHEMAS: AtomicU32 = AtomicU32::new(0);
@@ -35,9 +35,7 @@ impl Postgres {
 
 fn start() -> Option<Arc<Mutex<Server>>> {
     let Some(programs) = microbatch_postgres::programs().next() else {
-        eprintln!(
-            "LEFT OUT: PostgresStore. There is no `initdb`; Debian's package `postgresql` has it"
-        );
+        say_left_out("PostgresStore. There is no `initdb`; Debian's package `postgresql` has it");
         return None;
     };
     let server = Server::start_on_port(programs).unwrap();
