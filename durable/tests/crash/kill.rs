@@ -13,25 +13,17 @@ use microbatch_durable::{
     CancellationToken, DeadLetters, Drain, Durable, RedbError, RedbStore, RedbStoreBuilder, Store,
     Verdict,
 };
-use tokio::runtime::{Builder, Runtime};
 
 use crate::by_seed::{BySeed, MAX_ATTEMPTS, is_reason};
 use crate::child::{self, Running, say};
 use crate::seeds;
+use crate::setup::runtime;
 
 const CALLERS: u64 = 12;
 
 fn options() -> RedbStoreBuilder {
     // Longer than the test lasts, so that an id is appended once.
     RedbStore::builder().dedup_window(Duration::from_secs(86_400))
-}
-
-fn runtime() -> Runtime {
-    Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
 }
 
 /// Submits and drains until it is killed, or, if there is nothing to submit, until the

@@ -40,4 +40,6 @@ mod poisoned;
 mod power;
 mod redb;
 mod seeds;
+#[path = "../support/setup.rs"]
+mod setup;
 mod work;

@@ -1,20 +1,7 @@
 //! A job that ends its process, in a file: one process at a time.
 
 use crate::engine::Engine;
-use crate::poisoned::{self, WAY, Way, poison_dies_alone};
-use crate::seeds;
-
-fn repeats() -> u64 {
-    seeds::count("CRASH_ROUNDS", 1)
-}
-
-fn one_poison<E: Engine>() {
-    poisoned::one_poison::<E>(repeats());
-}
-
-fn two_poisons<E: Engine>() {
-    poisoned::two_poisons::<E>(repeats());
-}
+use crate::poisoned::{WAY, Way, child, one_poison, poison_dies_alone, two_poisons};
 
 fn few_attempts<E: Engine>() {
     for max_attempts in 1..=3 {
@@ -22,7 +9,7 @@ fn few_attempts<E: Engine>() {
             max_attempts,
             ..WAY
         };
-        poison_dies_alone::<E>(way, repeats());
+        poison_dies_alone::<E>(way);
     }
 }
 
@@ -34,7 +21,7 @@ fn batches_side_by_side<E: Engine>() {
             max_in_flight: 4,
             ..WAY
         };
-        poison_dies_alone::<E>(way, repeats());
+        poison_dies_alone::<E>(way);
     }
 }
 
@@ -46,11 +33,9 @@ fn few_attempts_side_by_side<E: Engine>() {
             max_in_flight: 4,
             ..WAY
         };
-        poison_dies_alone::<E>(way, repeats());
+        poison_dies_alone::<E>(way);
     }
 }
-
-use poisoned::child;
 
 on_each_engine! {
     tests: one_poison, two_poisons, few_attempts, batches_side_by_side,

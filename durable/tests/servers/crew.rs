@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use backon::ConstantBuilder;
 use fastrand::Rng;
 use microbatch_durable::{CancellationToken, DeadLetters as _, Drain, Durable, Store as _};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -16,6 +16,7 @@ use crate::by_seed::{BySeed, MAX_ATTEMPTS};
 use crate::child::{self, Running, child_of, say};
 use crate::engine::Engine;
 use crate::ledger::{Allowed, Ledger};
+use crate::setup::{count, runtime};
 use crate::told::Told;
 
 pub(crate) const LEASE_TIME: Duration = Duration::from_millis(1500);
@@ -25,21 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How many submit at once.
 const CALLERS: u64 = 8;
-
-pub(crate) fn count(variable: &str, default: u64) -> u64 {
-    match std::env::var(variable) {
-        Ok(value) => value.parse().expect("a number"),
-        Err(_) => default,
-    }
-}
-
-pub(crate) fn runtime() -> Runtime {
-    Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
-}
 
 /// Answers each line that the parent of this process writes, until it closes the pipe.
 pub(crate) fn stop_at_end_of_input(stop: CancellationToken) {
@@ -78,12 +64,18 @@ pub(crate) fn child<E: Engine>() {
     });
 }
 
+/// A store that processes share.
+pub(crate) trait Shared: Engine {
+    /// What it may do that others may not.
+    const ALLOWED: Allowed = Allowed::NOTHING;
+}
+
 pub(crate) struct Worker {
     pub(crate) running: Running,
     pub(crate) number: u32,
 }
 
-pub(crate) struct Crew<E: Engine> {
+pub(crate) struct Crew<E: Shared> {
     pub(crate) engine: E,
     pub(crate) workers: Vec<Worker>,
     pub(crate) ledger: Arc<Mutex<Ledger>>,
@@ -99,26 +91,14 @@ pub(crate) struct Crew<E: Engine> {
     round: u64,
 }
 
-impl<E: Engine> Crew<E> {
+impl<E: Shared> Crew<E> {
     /// Starts workers, which are children of a module that has tests for each engine.
-    pub(crate) fn start(
-        engine: E,
-        module: &str,
-        workers: usize,
-        longest: Duration,
-        allowed: Allowed,
-    ) -> Self {
-        Self::start_child(engine, child_of::<E>(module), workers, longest, allowed)
+    pub(crate) fn start(engine: E, module: &str, workers: usize, longest: Duration) -> Self {
+        Self::start_child(engine, child_of::<E>(module), workers, longest)
     }
 
     /// Starts workers, which run this test.
-    pub(crate) fn start_child(
-        engine: E,
-        child: String,
-        workers: usize,
-        longest: Duration,
-        allowed: Allowed,
-    ) -> Self {
+    pub(crate) fn start_child(engine: E, child: String, workers: usize, longest: Duration) -> Self {
         let runtime = runtime();
         let store = runtime.block_on(E::open(&engine.place(), LEASE_TIME));
         let front = runtime.block_on(async {
@@ -129,7 +109,7 @@ impl<E: Engine> Crew<E> {
         let mut crew = Self {
             engine,
             workers: Vec::new(),
-            ledger: Arc::new(Mutex::new(Ledger::new(LEASE_TIME, allowed))),
+            ledger: Arc::new(Mutex::new(Ledger::new(LEASE_TIME, E::ALLOWED))),
             rng: Rng::with_seed(count("SERVER_SEED", 7)),
             runtime,
             store,

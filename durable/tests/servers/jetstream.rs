@@ -9,6 +9,7 @@ use std::time::Duration;
 use microbatch_durable::JetStreamStore;
 use microbatch_nats::{HOW_TO_GET, Options, Program, Server};
 
+use crate::crew::Shared;
 use crate::engine::Engine;
 use crate::frozen::Freeze;
 use crate::ledger::Allowed;
@@ -90,7 +91,7 @@ impl Freeze for JetStream {
     const LEASE_TIMES: [Duration; 2] = [Duration::from_secs(2); 2];
 }
 
-impl Networked for JetStream {
+impl Shared for JetStream {
     const ALLOWED: Allowed = Allowed {
         // It writes who has what ten times a second.
         forgets: Duration::from_millis(100),
@@ -98,7 +99,9 @@ impl Networked for JetStream {
         keeps: Duration::from_millis(500),
         has_no_fence: true,
     };
+}
 
+impl Networked for JetStream {
     fn make_own() -> Option<Self> {
         let program = program()?;
         if program.version < SURVIVES {

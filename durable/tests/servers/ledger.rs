@@ -42,12 +42,12 @@ pub(crate) struct Ledger {
     events: BTreeMap<String, Vec<Event>>,
     /// What was refused or failed on its way to the store, and submitted again.
     pub(crate) repeats: u64,
-    pub(crate) deliveries: u64,
-    pub(crate) lost: u64,
+    deliveries: u64,
+    lost: u64,
     /// Deliveries after one that was not settled.
     pub(crate) lapsed: u64,
     /// Attempts and leases that a killed server forgot, as it may.
-    pub(crate) forgotten: u64,
+    forgotten: u64,
 }
 
 /// How often a job was answered as new and as a duplicate.
@@ -144,8 +144,21 @@ impl Ledger {
         assert!(times.new <= 1, "{id} was appended twice");
     }
 
-    pub(crate) fn acknowledged(&self) -> usize {
-        self.acknowledged.len()
+    /// What there was, in a line.
+    pub(crate) fn figures(&self) -> String {
+        let Self {
+            repeats,
+            deliveries,
+            lapsed,
+            lost,
+            forgotten,
+            ..
+        } = self;
+        format!(
+            "{} jobs, {repeats} repeated, {deliveries} deliveries, {lapsed} leases lapsed, {lost} \
+             lost, {forgotten} forgotten",
+            self.acknowledged.len(),
+        )
     }
 
     /// Whether these and no others were acknowledged.

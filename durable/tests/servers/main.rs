@@ -81,9 +81,13 @@ mod postgres;
 mod relay;
 #[cfg(any(feature = "postgres", feature = "nats"))]
 mod server;
+#[path = "../support/setup.rs"]
+mod setup;
 #[path = "../support/sqlite.rs"]
 mod sqlite;
 #[path = "../../examples/sqlite_store/store.rs"]
 mod store;
 mod told;
 mod workers;
+
+impl crew::Shared for sqlite::Sqlite {}

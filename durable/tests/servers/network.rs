@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use microbatch_durable::{DeadLetters, JobId, Leased, NewJob, Store, Verdict};
 use tokio::time::timeout;
 
-use crate::crew::{Crew, LEASE_TIME, child, count, runtime};
+use crate::crew::{Crew, LEASE_TIME, Shared, child};
 use crate::engine::Engine;
 use crate::ledger::Allowed;
 use crate::networked::Networked;
 use crate::relay::{Mode, Relay, TROUBLES};
+use crate::setup::{count, runtime};
 
 /// The ledger counts on less than half of what a lease holds.
 const CALL_TIMEOUT: Duration = Duration::from_millis(500);
@@ -220,6 +221,10 @@ impl<E: Networked> Engine for Relayed<E> {
     }
 }
 
+impl<E: Networked> Shared for Relayed<E> {
+    const ALLOWED: Allowed = E::ALLOWED;
+}
+
 /// A front and two workers, all behind the relay, which has one trouble after the other.
 fn nothing_is_lost<E: Networked>() {
     let Some(engine) = E::make() else {
@@ -233,12 +238,8 @@ fn nothing_is_lost<E: Networked>() {
         engine,
         relay: relay.address(),
     };
-    let allowed = Allowed {
-        forgets: Duration::ZERO,
-        ..E::ALLOWED
-    };
     let longest = Duration::from_millis(20);
-    let mut crew = Crew::start(engine, "network", 2, longest, allowed);
+    let mut crew = Crew::start(engine, "network", 2, longest);
     for (round, mode) in (0..rounds).zip(TROUBLES.into_iter().cycle()) {
         let callers = crew.submit_for(Duration::from_millis(700));
         let [moment, time] = [400, 2500].map(|most| Duration::from_millis(crew.rng.u64(..most)));
@@ -248,16 +249,11 @@ fn nothing_is_lost<E: Networked>() {
         relay.set(Mode::Pass);
         let passes = Instant::now();
         crew.settle(callers);
-        let ledger = crew.ledger.lock().unwrap();
+        let figures = crew.ledger.lock().unwrap().figures();
         println!(
-            "{}, round {round}: {mode:?} for {time:?}; {} jobs, {} repeated, {} deliveries, {} \
-             leases lapsed, {} lost; all done {:?} after it passed again, {:?}",
+            "{}, round {round}: {mode:?} for {time:?}; {figures}; all done {:?} after it passed \
+             again, {:?}",
             E::NAME,
-            ledger.acknowledged(),
-            ledger.repeats,
-            ledger.deliveries,
-            ledger.lapsed,
-            ledger.lost,
             passes.elapsed(),
             started.elapsed(),
         );

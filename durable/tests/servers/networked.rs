@@ -4,13 +4,9 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::engine::Engine;
-use crate::ledger::Allowed;
+use crate::crew::Shared;
 
-pub(crate) trait Networked: Engine {
-    /// What it may do that others may not.
-    const ALLOWED: Allowed = Allowed::NOTHING;
-
+pub(crate) trait Networked: Shared {
     /// Makes one that has a server of its own.
     fn make_own() -> Option<Self>;
 

@@ -12,12 +12,12 @@ use microbatch_durable::{
 use tokio_postgres::{Client, NoTls};
 
 use crate::child::{self, say};
-use crate::crew::{Crew, LEASE_TIME, count, runtime, stop_at_end_of_input};
+use crate::crew::{Crew, LEASE_TIME, stop_at_end_of_input};
 use crate::engine::Engine as _;
-use crate::ledger::Allowed;
 use crate::networked::Networked as _;
 use crate::postgres::Postgres;
 use crate::server::freeze;
+use crate::setup::{count, runtime};
 use crate::told::{Told, ToldLease, now};
 
 const WORKERS: usize = 3;
@@ -130,7 +130,7 @@ fn effects_happen_once() {
     };
     asking.block_on(table);
     let name = "once::child".to_owned();
-    let mut crew = Crew::start_child(engine, name, WORKERS, Duration::ZERO, Allowed::NOTHING);
+    let mut crew = Crew::start_child(engine, name, WORKERS, Duration::ZERO);
     for round in 0..rounds {
         let callers = crew.submit_for(Duration::from_millis(700));
         std::thread::sleep(Duration::from_micros(crew.rng.u64(..700_000)));
@@ -162,11 +162,9 @@ fn effects_happen_once() {
         let ledger = crew.ledger.lock().unwrap();
         assert!(ledger.is_acknowledged(&ids), "an effect is missing");
         println!(
-            "once, round {round}: {what}; {} effects, {} deliveries, {} leases lapsed, \
-             {:?}",
+            "once, round {round}: {what}; {} effects; {}, {:?}",
             ids.len(),
-            ledger.deliveries,
-            ledger.lapsed,
+            ledger.figures(),
             started.elapsed(),
         );
     }

@@ -1,21 +1,8 @@
 //! A job that ends its process: one process at a time, and two side by side. A process that
 //! ends takes the attempt of what it alone had leased, so the others need not be alone.
 
-use crate::crew::count;
 use crate::engine::Engine;
-use crate::poisoned::{self, WAY, Way, child, poison_dies_alone};
-
-fn repeats() -> u64 {
-    count("POISON_ROUNDS", 1)
-}
-
-fn one_poison<E: Engine>() {
-    poisoned::one_poison::<E>(repeats());
-}
-
-fn two_poisons<E: Engine>() {
-    poisoned::two_poisons::<E>(repeats());
-}
+use crate::poisoned::{WAY, Way, child, one_poison, poison_dies_alone, two_poisons};
 
 fn two_processes_side_by_side<E: Engine>() {
     let way = Way {
@@ -24,7 +11,7 @@ fn two_processes_side_by_side<E: Engine>() {
         processes: 2,
         ..WAY
     };
-    poison_dies_alone::<E>(way, repeats());
+    poison_dies_alone::<E>(way);
 }
 
 on_each_engine! {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use microbatch_durable::{PostgresStore, PostgresStoreBuilder};
 use microbatch_postgres::Server;
 
+use crate::crew::Shared;
 use crate::engine::Engine;
 use crate::frozen::Freeze;
 use crate::networked::{Networked, say_left_out};
@@ -70,6 +71,8 @@ impl Engine for Postgres {
 }
 
 impl Freeze for Postgres {}
+
+impl Shared for Postgres {}
 
 impl Networked for Postgres {
     fn make_own() -> Option<Self> {

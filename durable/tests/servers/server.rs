@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::crew::{Crew, LEASE_TIME, child, count};
+use crate::crew::{Crew, LEASE_TIME, child};
 use crate::networked::Networked;
+use crate::setup::count;
 use crate::told::now;
 
 const WORKERS: usize = 2;
@@ -19,7 +20,7 @@ fn killed_under_load<E: Networked>() {
     let rounds = count("SERVER_ROUNDS", 20);
     let started = Instant::now();
     let longest = Duration::from_millis(20);
-    let mut crew = Crew::start(engine, "server", WORKERS, longest, E::ALLOWED);
+    let mut crew = Crew::start(engine, "server", WORKERS, longest);
     let mut slowest = Duration::ZERO;
     for round in 0..rounds {
         let callers = crew.submit_for(Duration::from_millis(700));
@@ -36,18 +37,11 @@ fn killed_under_load<E: Networked>() {
         let restarted = Instant::now();
         crew.settle(callers);
         slowest = slowest.max(restarted.elapsed());
-        let ledger = crew.ledger.lock().unwrap();
+        let figures = crew.ledger.lock().unwrap().figures();
         println!(
-            "{}, round {round}: killed {kills} times after {moment:?}; {} jobs, {} repeated, {} \
-             deliveries, {} leases lapsed, {} lost, {} forgotten; all done {:?} after it was \
-             back, {:?}",
+            "{}, round {round}: killed {kills} times after {moment:?}; {figures}; all done {:?} \
+             after it was back, {:?}",
             E::NAME,
-            ledger.acknowledged(),
-            ledger.repeats,
-            ledger.deliveries,
-            ledger.lapsed,
-            ledger.lost,
-            ledger.forgotten,
             restarted.elapsed(),
             started.elapsed(),
         );
@@ -78,7 +72,7 @@ fn workers_are_frozen_under_load<E: Networked>() {
     let rounds = count("SERVER_ROUNDS", 8);
     let started = Instant::now();
     let longest = Duration::from_millis(400);
-    let mut crew = Crew::start(engine, "server", WORKERS + 1, longest, E::ALLOWED);
+    let mut crew = Crew::start(engine, "server", WORKERS + 1, longest);
     for round in 0..rounds {
         let callers = crew.submit_for(Duration::from_millis(700));
         std::thread::sleep(Duration::from_micros(crew.rng.u64(..600_000)));
@@ -87,15 +81,11 @@ fn workers_are_frozen_under_load<E: Networked>() {
         let time = LEASE_TIME.mul_f64(0.6 + 0.7 * crew.rng.f64());
         freeze(&mut crew, worker, time);
         crew.settle(callers);
-        let ledger = crew.ledger.lock().unwrap();
+        let figures = crew.ledger.lock().unwrap().figures();
         println!(
-            "{}, round {round}: {} jobs, {} deliveries, {} leases lapsed, {} lost, {:?}",
+            "{}, round {round}: {figures}, {:?}",
             E::NAME,
-            ledger.acknowledged(),
-            ledger.deliveries,
-            ledger.lapsed,
-            ledger.lost,
-            started.elapsed(),
+            started.elapsed()
         );
     }
     let ledger = crew.ledger.lock().unwrap();

@@ -2,21 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use crate::crew::{Crew, child, count};
-use crate::engine::Engine;
-use crate::ledger::Allowed;
+use crate::crew::{Crew, Shared, child};
+use crate::setup::count;
 
 const WORKERS: usize = 3;
 
 /// Killed at random moments, and replaced.
-fn killed_at_any_moment<E: Engine>() {
+fn killed_at_any_moment<E: Shared>() {
     let Some(engine) = E::make() else {
         return;
     };
     let rounds = count("SERVER_ROUNDS", 6);
     let started = Instant::now();
     let longest = Duration::from_millis(20);
-    let mut crew = Crew::start(engine, "workers", WORKERS, longest, Allowed::NOTHING);
+    let mut crew = Crew::start(engine, "workers", WORKERS, longest);
     for round in 0..rounds {
         let callers = crew.submit_for(Duration::from_millis(700));
         let moment = Duration::from_micros(crew.rng.u64(..700_000));
@@ -25,14 +24,10 @@ fn killed_at_any_moment<E: Engine>() {
         crew.kill_worker(killed);
         crew.start_worker();
         crew.settle(callers);
-        let ledger = crew.ledger.lock().unwrap();
+        let figures = crew.ledger.lock().unwrap().figures();
         println!(
-            "{}, round {round}: killed after {moment:?}; {} jobs, {} deliveries, {} leases \
-             lapsed, {:?}",
+            "{}, round {round}: killed after {moment:?}; {figures}, {:?}",
             E::NAME,
-            ledger.acknowledged(),
-            ledger.deliveries,
-            ledger.lapsed,
             started.elapsed(),
         );
     }
@@ -40,13 +35,13 @@ fn killed_at_any_moment<E: Engine>() {
 }
 
 /// Killed while it processes a batch: the others do its jobs, each at the next attempt.
-fn killed_in_the_middle_of_a_batch<E: Engine>() {
+fn killed_in_the_middle_of_a_batch<E: Shared>() {
     let Some(engine) = E::make() else {
         return;
     };
     let started = Instant::now();
     let longest = Duration::from_millis(200);
-    let mut crew = Crew::start(engine, "workers", WORKERS, longest, Allowed::NOTHING);
+    let mut crew = Crew::start(engine, "workers", WORKERS, longest);
     let callers = crew.submit_for(Duration::from_secs(1));
     let number = crew.workers[0].number;
     while crew.ledger.lock().unwrap().held_by(number) < 4 {
@@ -61,12 +56,10 @@ fn killed_in_the_middle_of_a_batch<E: Engine>() {
     let ledger = crew.ledger.lock().unwrap();
     assert!(ledger.lapsed >= held, "the others did what it had begun");
     println!(
-        "{}: killed with {held} jobs; {} jobs, {} deliveries, {} leases lapsed, {:?}",
+        "{}: killed with {held} jobs; {}, {:?}",
         E::NAME,
-        ledger.acknowledged(),
-        ledger.deliveries,
-        ledger.lapsed,
-        started.elapsed(),
+        ledger.figures(),
+        started.elapsed()
     );
     drop(ledger);
     crew.stop();

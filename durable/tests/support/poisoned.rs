@@ -11,6 +11,7 @@ use tokio::runtime::Builder;
 
 use crate::child::{self, Running, say};
 use crate::engine::Engine;
+use crate::setup::{count, runtime};
 
 /// How the children drain.
 #[derive(Debug, Clone, Copy)]
@@ -45,12 +46,7 @@ pub(crate) fn child<E: Engine>() {
         panic!("{orders:?}");
     };
     let seed: u64 = seed.parse().unwrap();
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    runtime().block_on(async {
         let store = E::open(place, LEASE_TIME).await;
         let stop = CancellationToken::new();
         let drain = Drain::builder(store.clone(), move |jobs: Vec<String>| async move {
@@ -171,7 +167,8 @@ fn drain<E: Engine>(way: Way, seed: u64) -> Option<Outcome> {
 }
 
 /// The poison alone is dead, with a reason, after its attempts; all others are done.
-pub(crate) fn poison_dies_alone<E: Engine>(way: Way, repeats: u64) {
+pub(crate) fn poison_dies_alone<E: Engine>(way: Way) {
+    let repeats = count("CRASH_ROUNDS", 1);
     let started = Instant::now();
     let mut processes = 0;
     for seed in 0..repeats {
@@ -205,10 +202,10 @@ pub(crate) fn poison_dies_alone<E: Engine>(way: Way, repeats: u64) {
     );
 }
 
-pub(crate) fn one_poison<E: Engine>(repeats: u64) {
-    poison_dies_alone::<E>(WAY, repeats);
+pub(crate) fn one_poison<E: Engine>() {
+    poison_dies_alone::<E>(WAY);
 }
 
-pub(crate) fn two_poisons<E: Engine>(repeats: u64) {
-    poison_dies_alone::<E>(Way { poisons: 2, ..WAY }, repeats);
+pub(crate) fn two_poisons<E: Engine>() {
+    poison_dies_alone::<E>(Way { poisons: 2, ..WAY });
 }

@@ -157,6 +157,11 @@ impl Server {
         // Stopped first, so that it starts no more of them. Each has a process group of
         // its own.
         kill_process(main, Signal::STOP)?;
+        let is_stopped =
+            || state_and_parent(main.as_raw_pid()).is_none_or(|(state, _)| state == "T");
+        while !is_stopped() && self.child.try_wait()?.is_none() {
+            thread::sleep(Duration::from_millis(1));
+        }
         let children = children(self.child.id())?;
         kill_process(main, Signal::KILL)?;
         for child in &children {
