@@ -33,8 +33,8 @@ pub(crate) struct Ledger {
     lease_time: u64,
     /// When the server was killed.
     pub(crate) kills: Vec<u64>,
-    /// Which worker was stopped, and from when to when.
-    pub(crate) freezes: Vec<(u32, u64, u64)>,
+    /// Which worker was stopped, and until when.
+    pub(crate) freezes: Vec<(u32, u64)>,
     acknowledged: BTreeMap<String, Times>,
     /// The attempts at which a job was processed to its end.
     processed: BTreeMap<String, Vec<u32>>,
@@ -355,9 +355,9 @@ impl Ledger {
 
     /// Whether the worker was stopped before it could say that it leased the job.
     fn is_told_late(&self, event: &Event, asked: u64) -> bool {
+        let told = asked..event.at;
         let mut freezes = self.freezes.iter();
-        freezes
-            .any(|(worker, from, to)| *worker == event.worker && asked <= *from && *to <= event.at)
+        freezes.any(|(worker, thawed)| *worker == event.worker && told.contains(thawed))
     }
 
     /// Whether the store may have forgotten a lease of these: it was taken at some time

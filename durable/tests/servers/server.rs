@@ -54,13 +54,12 @@ fn killed_under_load<E: Networked>() {
 pub(crate) fn freeze<E: Networked>(crew: &mut Crew<E>, worker: usize, time: Duration) {
     let worker = &crew.workers[worker];
     let pid = Pid::from_child(&worker.running.child);
-    let from = now();
     kill_process(pid, Signal::STOP).unwrap();
     std::thread::sleep(time);
-    let to = now();
+    let thawed = now();
     kill_process(pid, Signal::CONT).unwrap();
     let mut ledger = crew.ledger.lock().unwrap();
-    ledger.freezes.push((worker.number, from, to));
+    ledger.freezes.push((worker.number, thawed));
 }
 
 /// Workers are stopped at any moment, and others take over; what they settle afterwards
