@@ -30,8 +30,8 @@ impl JetStream {
     }
 }
 
-/// Those of before take it that all is done that they had delivered when they were killed,
-/// and deliver none of it again.
+/// 2.9.10, when it is started again, may take all that is in the stream for done, and deliver
+/// none of it.
 const SURVIVES: (u32, u32, u32) = (2, 10, 0);
 
 fn program() -> Option<Program> {
