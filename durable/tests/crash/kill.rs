@@ -10,77 +10,20 @@ use std::time::{Duration, Instant};
 use backon::ConstantBuilder;
 use fastrand::Rng;
 use microbatch_durable::{
-    CancellationToken, DeadLetters, Drain, Durable, IntoVerdict, RedbError, RedbStore,
-    RedbStoreBuilder, Store, Verdict,
+    CancellationToken, DeadLetters, Drain, Durable, RedbError, RedbStore, RedbStoreBuilder, Store,
+    Verdict,
 };
-use tokio::runtime::{Builder, Runtime};
 
+use crate::by_seed::{BySeed, MAX_ATTEMPTS, is_reason};
 use crate::child::{self, Running, say};
 use crate::seeds;
+use crate::setup::runtime;
 
 const CALLERS: u64 = 12;
-const MAX_ATTEMPTS: u32 = 6;
 
 fn options() -> RedbStoreBuilder {
     // Longer than the test lasts, so that an id is appended once.
     RedbStore::builder().dedup_window(Duration::from_secs(86_400))
-}
-
-fn runtime() -> Runtime {
-    Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
-}
-
-/// What the processor makes of a job.
-struct Processed {
-    id: String,
-    verdict: Verdict,
-}
-
-impl IntoVerdict for Processed {
-    fn into_verdict(self, attempt: u32) -> Verdict {
-        let verdict = match &self.verdict {
-            Verdict::Done => "done",
-            Verdict::Retry { .. } => "retry",
-            _ => "dead",
-        };
-        say(format!("did {} {attempt} {verdict}", self.id));
-        self.verdict
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("the batch fails by seed")]
-struct Fails;
-
-/// Fails some batches and some jobs.
-fn process(rng: &mut Rng, jobs: Vec<String>) -> Result<Vec<Processed>, Fails> {
-    for id in &jobs {
-        say(format!("begin {id}"));
-    }
-    match rng.u32(..40) {
-        0 => return Err(Fails),
-        1 => panic!("a panic by seed"),
-        _ => {}
-    }
-    let mut verdict = || match rng.u32(..60) {
-        0..4 => Verdict::Retry {
-            after: Duration::ZERO,
-            reason: "again, by seed".to_owned(),
-        },
-        4 => Verdict::Dead {
-            reason: "dead, by seed".to_owned(),
-        },
-        _ => Verdict::Done,
-    };
-    let processed = jobs.into_iter().map(|id| Processed {
-        id,
-        verdict: verdict(),
-    });
-    Ok(processed.collect())
 }
 
 /// Submits and drains until it is killed, or, if there is nothing to submit, until the
@@ -105,21 +48,14 @@ fn child() {
             .unwrap();
         let stop = CancellationToken::new();
         let max_in_flight = rng.usize(1..4);
-        let processing = Arc::new(std::sync::Mutex::new(rng.fork()));
-        let drain = Drain::builder(store.clone(), move |jobs: Vec<String>| {
-            let mut rng = processing.lock().unwrap().fork();
-            async move {
-                let processed = process(&mut rng, jobs);
-                tokio::time::sleep(Duration::from_micros(rng.u64(..2000))).await;
-                processed
-            }
-        })
-        .max_batch_size(16)
-        .max_attempts(MAX_ATTEMPTS)
-        .max_in_flight(max_in_flight)
-        .backoff(ConstantBuilder::new().with_delay(Duration::from_millis(2)))
-        .build()
-        .unwrap();
+        let processor = BySeed::new(rng.fork(), Duration::from_millis(2));
+        let drain = Drain::builder(store.clone(), processor)
+            .max_batch_size(16)
+            .max_attempts(MAX_ATTEMPTS)
+            .max_in_flight(max_in_flight)
+            .backoff(ConstantBuilder::new().with_delay(Duration::from_millis(2)))
+            .build()
+            .unwrap();
         let draining = tokio::spawn(drain.run(stop.clone()));
         let left = Arc::new(AtomicU64::new(jobs));
         let mut callers = tokio::task::JoinSet::new();
@@ -253,17 +189,7 @@ impl Said {
         }
         for job in &dead {
             assert!(found.insert(job.id.clone()), "{} is there twice", job.id);
-            let reasons = [
-                "dead, by seed",
-                "failed alone on attempt 6, its last: ",
-                "delivered 6 times and never settled: its process died each time",
-            ];
-            assert!(
-                reasons.iter().any(|reason| job.reason.starts_with(reason)),
-                "{}: {:?}",
-                job.id,
-                job.reason,
-            );
+            assert!(is_reason(&job.reason), "{}: {:?}", job.id, job.reason);
         }
         for id in &self.acknowledged {
             assert!(
@@ -315,7 +241,7 @@ fn run_and_kill(child: &mut Running, said: &mut Said, moment: Moment, longer: Du
     while let Ok(line) = child.line_until(until) {
         said.hear(&line.expect("it runs until it is killed"));
     }
-    child.kill();
+    child.child.kill().unwrap();
     // What it said before is in the pipe.
     while let Some(line) = child.line() {
         said.hear(&line);
@@ -352,7 +278,7 @@ fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
         ];
         // Whether these are in the store, nobody knows.
         orders.extend(said.unacknowledged());
-        let mut child = Running::start("kill::child", &path, &orders);
+        let mut child = Running::start("kill::child", path.to_str().unwrap(), &orders);
         let longer = Duration::from_micros(rng.u64(..longest));
         run_and_kill(&mut child, &mut said, moment, longer);
         *moments.entry(format!("{moment:?}")).or_default() += 1;
@@ -373,7 +299,7 @@ fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
     runtime.block_on(said.check(&path));
     let mut orders = vec!["end".to_owned(), "0".to_owned(), "0".to_owned()];
     orders.extend(said.unacknowledged());
-    let mut child = Running::start("kill::child", &path, &orders);
+    let mut child = Running::start("kill::child", path.to_str().unwrap(), &orders);
     let mut last = String::new();
     while let Some(line) = child.line() {
         said.hear(&line);
@@ -411,7 +337,7 @@ fn a_kill_while_the_file_is_made_leaves_a_folder_that_can_be_used() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("jobs.redb");
         let orders = ["0", "1000000", "0"].map(str::to_owned);
-        let mut child = Running::start("kill::child", &path, &orders);
+        let mut child = Running::start("kill::child", path.to_str().unwrap(), &orders);
         let mut said = Said::default();
         let longer = Duration::from_micros(rng.u64(..5000));
         run_and_kill(&mut child, &mut said, Moment::Opening, longer);

@@ -6,13 +6,7 @@ use std::time::Instant;
 
 use tokio::runtime::{Builder, Runtime};
 
-/// Returns the number in an environment variable, or this one.
-pub(crate) fn count(variable: &str, default: u64) -> u64 {
-    match std::env::var(variable) {
-        Ok(value) => value.parse().expect("a number"),
-        Err(_) => default,
-    }
-}
+pub(crate) use crate::setup::count;
 
 /// Returns how many seeds it ran, each on one of a few threads, each with a runtime of its own. A seed that
 /// fails is named with the command that runs it alone; the order in which its tasks run

@@ -3,17 +3,18 @@
 //! a line each, before it does anything else.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-const ORDERS: &str = "CRASH_CHILD";
+use crate::engine::Engine;
+
+const ORDERS: &str = "MICROBATCH_CHILD";
 
 /// How long a child may be silent.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Returns the orders of this process, if it is a child: the path of the store, then words.
+/// Returns the orders of this process, if it is a child: the place of the store, then words.
 pub(crate) fn orders() -> Option<Vec<String>> {
     let orders = std::env::var(ORDERS).ok()?;
     say("here");
@@ -34,16 +35,26 @@ pub(crate) fn say(line: impl std::fmt::Display) {
     }
 }
 
+/// The child of a module that has tests for each engine.
+pub(crate) fn child_of<E: Engine>(module: &str) -> String {
+    format!("{module}::{}::child", E::NAME)
+}
+
 /// A child that runs. It is killed if it is dropped.
 pub(crate) struct Running {
-    child: Child,
+    pub(crate) child: Child,
     lines: mpsc::Receiver<String>,
 }
 
 impl Running {
+    /// Starts the child of a module that has tests for each engine.
+    pub(crate) fn of<E: Engine>(module: &str, place: &str, orders: &[String]) -> Self {
+        Self::start(&child_of::<E>(module), place, orders)
+    }
+
     /// Starts a child with one test to run, on a store, with orders.
-    pub(crate) fn start(test: &str, store: &Path, orders: &[String]) -> Self {
-        let mut all = vec![store.to_str().expect("a path in UTF-8").to_owned()];
+    pub(crate) fn start(test: &str, place: &str, orders: &[String]) -> Self {
+        let mut all = vec![place.to_owned()];
         all.extend_from_slice(orders);
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
@@ -54,7 +65,7 @@ impl Running {
                 "--test-threads=1",
             ])
             .env(ORDERS, all.join("\n"))
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -81,11 +92,6 @@ impl Running {
             Ok(line) => line,
             Err(Timeout) => panic!("the child is silent"),
         }
-    }
-
-    /// Kills it, so that nothing of it runs any more (SIGKILL).
-    pub(crate) fn kill(&mut self) {
-        self.child.kill().unwrap();
     }
 
     /// Waits for its end.
