@@ -5,7 +5,7 @@
 //! - One column says when a job is to be seen: `due`. A lease moves it forward by the lease
 //!   time, a retry by its delay. So a lease that lapsed is due again by itself: there is no
 //!   state to set back, nobody who sweeps, and no name of a worker.
-//! - A lease is fenced by its number, which no other delivery of any job has, and by its time
+//! - A lease is fenced by its number, which no other delivery of its job has, and by its time
 //!   on the server's clock. What is settled or extended was held at that moment, and its row is
 //!   locked.
 //! - Every call is one statement, and one transaction that is on disk before the answer, whatever

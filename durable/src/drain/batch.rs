@@ -20,6 +20,9 @@ use crate::store::Store;
 /// What a backoff that panics counts as.
 const FALLBACK_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a processor goes on once all leases are lost.
+const LAST_WORD: Duration = Duration::from_millis(250);
+
 /// What the processor said of a batch.
 enum Outcome {
     /// A verdict for each job; `None` where the batch failed as a whole.
@@ -62,9 +65,15 @@ where
             biased;
             joined = &mut processing => Outcome::from_joined(joined),
             () = give_back.cancelled() => self.abort(processing).await,
+            // A processor that has settled them itself is about to return.
             () = self.keep_leases(&jobs, &mut lost) => {
-                processing.abort();
-                Outcome::Lost
+                match timeout(LAST_WORD, &mut processing).await {
+                    Ok(joined) => Outcome::from_joined(joined),
+                    Err(_) => {
+                        processing.abort();
+                        Outcome::Lost
+                    }
+                }
             }
         };
         let took = started.elapsed();
@@ -175,7 +184,7 @@ where
                 .unzip();
             pause = period;
             let Some(answers) = self.extend(&leases).await else {
-                // Soon again: two thirds of the time are left at the first error.
+                // Soon again: two thirds of the time are left if the first error came at once.
                 pause = period / 8;
                 continue;
             };

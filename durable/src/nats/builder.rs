@@ -91,7 +91,8 @@ impl JetStreamStoreBuilder {
 
     /// Sets how long a lease holds without [`extend`](crate::Store::extend), for all who
     /// use the stream: at least 100 ms, and longer than a worker may pause. It is the
-    /// `ack_wait` of the consumer.
+    /// `ack_wait` of the consumer. A job that this process has kept, as it was released or
+    /// as more came than was asked for, has up to a third less when it is leased.
     ///
     /// # Default
     ///

@@ -125,7 +125,8 @@ impl PostgresStoreBuilder {
     }
 
     /// Sets how long a call may take, from the wait for a connection to the answer. `lease`
-    /// waits for jobs without a limit, but not for an answer.
+    /// waits for jobs without a limit, but not for an answer. Keep it below half of the lease
+    /// time, so that a lease can be extended after a call that had no answer.
     ///
     /// # Default
     ///
@@ -137,7 +138,8 @@ impl PostgresStoreBuilder {
 
     /// Sets the longest pause, before jitter, between two looks for a due job. It matters where
     /// no notice comes: with [`notify(false)`](Self::notify), with a [`pool`](Self::pool) of
-    /// yours, behind PgBouncer.
+    /// yours, behind PgBouncer. There, a job whose append took more than two seconds to commit,
+    /// or that another process gave back, may be found some seconds later.
     ///
     /// # Default
     ///
@@ -199,7 +201,10 @@ impl PostgresStoreBuilder {
         })?;
         let options = self.checked()?;
         if config.get_connect_timeout().is_none() {
-            config.connect_timeout(options.call_timeout);
+            // One that is away leaves time for the next.
+            let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
+            let hosts = u32::try_from(hosts).unwrap_or(u32::MAX).max(1);
+            config.connect_timeout(options.call_timeout / hosts);
         }
         if config.get_tcp_user_timeout().is_none() {
             // The system takes hours, and whole seconds of idleness.

@@ -9,8 +9,8 @@ use tokio_postgres::error::SqlState;
 use crate::job::JobId;
 
 /// Why a [`PostgresStore`](super::PostgresStore) could not do what it was asked. The jobs are
-/// where they were, or where they were to be: after all but [`BadOption`](Self::BadOption) the
-/// call may be repeated.
+/// where they were, or where they were to be: after all but [`BadOption`](Self::BadOption) and
+/// [`LeasesLost`](Self::LeasesLost) the call may be repeated.
 ///
 /// # Examples
 ///
@@ -122,9 +122,17 @@ impl PostgresError {
         let schema = schema.to_owned();
         let Some(state) = source.code() else {
             // What is not from the server is of the connection, or of its start.
-            return match source.as_db_error() {
-                Some(_) => Self::Database { source },
-                None => Self::Unreachable { source },
+            let text = source.to_string();
+            let is = |kind: &str| text.starts_with(kind);
+            return match () {
+                () if is("invalid configuration") => {
+                    Self::bad_option("url", crate::outcome::describe(&*source))
+                }
+                () if is("authentication error") => Self::Credentials { source },
+                () if is("error serializing") || is("error deserializing") => {
+                    Self::Database { source }
+                }
+                () => Self::Unreachable { source },
             };
         };
         match state.code() {
@@ -146,6 +154,21 @@ impl PostgresError {
             }
             _ => Self::Database { source },
         }
+    }
+
+    /// The places, from 0, that the server has told with `leases_lost`.
+    pub(super) fn lost_places(&self) -> Option<Vec<usize>> {
+        let Self::Database { source } = self else {
+            return None;
+        };
+        let error = source.as_db_error()?;
+        if error.code().code() != "MB001" {
+            return None;
+        }
+        let places = error.detail().unwrap_or_default();
+        let places = places.split(|c: char| !c.is_ascii_digit());
+        let places = places.filter_map(|place| place.parse::<usize>().ok()?.checked_sub(1));
+        Some(places.collect())
     }
 
     pub(super) fn from_pool(error: PoolError, schema: &str, waited: Duration) -> Self {

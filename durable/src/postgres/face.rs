@@ -28,7 +28,8 @@ use crate::job::{DeadJob, Depth, JobId, Leased, NewJob};
 use crate::outcome::{Appended, Refusal, Settled, Verdict};
 use crate::store::{DeadLetters, Store};
 
-/// Bytes of payloads in one statement; the protocol has a limit of 1 GiB.
+/// Bytes of payloads in one statement, and in its answer, but for one job at least: the
+/// protocol has a limit of 1 GiB, and a call has its time.
 const STATEMENT_BYTES: usize = 64 << 20;
 
 /// The first pause between two looks where nothing is heard, and where what is due is locked
@@ -54,8 +55,11 @@ const PURGE_LIMIT: i64 = 10_000;
 /// it ([`append_in`](Self::append_in)).
 ///
 /// It hears of due jobs by `LISTEN`, and asks at least once in a
-/// [`poll_interval`](PostgresStoreBuilder::poll_interval). It works behind PgBouncer in
-/// transaction mode, without notices. [`depth`](Store::depth) counts rows, so it takes time in
+/// [`poll_interval`](PostgresStoreBuilder::poll_interval). What was long on its way to its
+/// commit, or was given back by another process, may be found some seconds later where no
+/// notice tells of it. Nothing is prepared, so PgBouncer in transaction mode may stand between,
+/// and then no notice comes. Leave the isolation level at its default, `READ COMMITTED`: at
+/// others, calls over the same jobs fail and have to be repeated. [`depth`](Store::depth) counts rows, so it takes time in
 /// proportion to the backlog.
 ///
 /// # Errors
@@ -137,13 +141,17 @@ impl Inner {
         let settling = Settling::new(verdicts);
         let connection = self.link.borrow().await?;
         let rows = connection
-            .ask(|client| settling.query(self, client))
+            .ask(|client| settling.query(&self.statements.settle, self, client))
             .await?;
         drop(connection);
-        let is_due_again =
-            |verdict: &Verdict| matches!(verdict, Verdict::Release | Verdict::Retry { .. });
-        if verdicts.iter().any(|(_, verdict)| is_due_again(verdict)) {
-            self.notice(None);
+        for (_, verdict) in verdicts {
+            match verdict {
+                // In its old place.
+                Verdict::Release => self.mark.lower(SystemTime::UNIX_EPOCH),
+                Verdict::Retry { .. } => {}
+                _ => continue,
+            }
+            self.changed.notify_waiters();
         }
         Ok(settling.answers(&rows))
     }
@@ -199,12 +207,16 @@ impl PostgresStore {
 
     /// Settles leases in a transaction of yours, so that their effects and their settlement
     /// happen both or not at all. Keep it short: make it at the end of the processing, write the
-    /// effects, settle, commit. Return [`Verdict::Settled`] for the jobs to the drain then.
+    /// effects, settle, commit. Return [`Verdict::Settled`] for the jobs to the drain at once
+    /// then, which takes leases that are gone for lost. In a savepoint it holds for what is in
+    /// the savepoint, so write the effects there too.
     ///
     /// # Errors
     ///
     /// [`LeasesLost`](PostgresError::LeasesLost) if not every lease holds. After it, and after
-    /// any other error, the transaction cannot be committed: the server rolls it back.
+    /// any other error, the transaction cannot be committed: the server rolls it back, also
+    /// if this call is dropped or its time is over. (After a time that is over without an answer
+    /// the server may still find that all leases hold, and commit if you go on.)
     ///
     /// # Examples
     ///
@@ -240,22 +252,42 @@ impl PostgresStore {
     ) -> Result<(), PostgresError> {
         let link = &self.inner.link;
         let settling = Settling::new(verdicts);
-        let rows = settling.query(&self.inner, transaction.client());
-        let answers = settling.answers(&link.in_time(rows).await?);
-        let answers = answers.iter().zip(verdicts);
-        let lost = answers.filter(|(answer, _)| **answer == Settled::Lost);
-        let jobs: Vec<_> = lost.map(|(_, (lease, _))| lease.id.clone()).collect();
-        if jobs.is_empty() {
-            return Ok(());
+        let settle = &self.inner.statements.settle_all;
+        let rows = settling.query(settle, &self.inner, transaction.client());
+        let lost = |place: usize| {
+            verdicts
+                .get(*settling.at.get(place)?)
+                .map(|said| &said.0.id)
+        };
+        match link.in_time(rows).await {
+            Ok(rows) => {
+                let answers = settling.answers(&rows);
+                let answers = answers.iter().zip(verdicts);
+                // Only those that were told twice: the server ends the transaction for others.
+                let twice = answers.filter(|(answer, _)| **answer == Settled::Lost);
+                let jobs: Vec<_> = twice.map(|(_, (lease, _))| lease.id.clone()).collect();
+                if jobs.is_empty() {
+                    return Ok(());
+                }
+                let end = format!("SELECT {}.leases_lost('{{}}')", link.schema);
+                let _ = link.in_time(transaction.batch_execute(&end)).await;
+                Err(PostgresError::LeasesLost { jobs })
+            }
+            Err(error) => match error.lost_places() {
+                Some(places) => {
+                    let jobs = places.into_iter().filter_map(lost).cloned();
+                    Err(PostgresError::LeasesLost {
+                        jobs: jobs.collect(),
+                    })
+                }
+                None => Err(error),
+            },
         }
-        // An error in it ends the transaction, whatever the caller makes of ours.
-        let end = "DO $$ BEGIN RAISE EXCEPTION 'leases of jobs were lost'; END $$";
-        let _ = link.in_time(transaction.batch_execute(end)).await;
-        Err(PostgresError::LeasesLost { jobs })
     }
 
     /// Appends jobs in a transaction of yours, so that they are there if and only if it is
-    /// committed. Keep it short: who appends the same ids waits for it.
+    /// committed. Look at the answers: what is refused is not appended. Keep it short: who
+    /// appends the same ids waits for it.
     ///
     /// # Errors
     ///
@@ -330,10 +362,13 @@ impl PostgresStore {
         inner: Arc<Inner>,
         max: i64,
     ) -> Result<(Unreceived, Option<Duration>), PostgresError> {
-        let (from, began) = (inner.mark.from(), Instant::now());
         let lease_time = micros(inner.options.lease_time);
         let connection = inner.borrow().await?;
-        let values: [&(dyn ToSql + Sync); 4] = [&inner.queue, &from, &max, &lease_time];
+        // After the wait for a connection, which says nothing of the line.
+        let look = inner.mark.look();
+        let bytes = STATEMENT_BYTES as i64;
+        let values: [&(dyn ToSql + Sync); 5] =
+            [&inner.queue, &look.from, &max, &lease_time, &bytes];
         let lease = &inner.statements.lease;
         let rows = connection
             .ask(|client| lease.query(client, &values))
@@ -348,7 +383,7 @@ impl PostgresStore {
         }
         drop(connection);
         let first = rows.first().map(|row| row.get("place"));
-        inner.mark.looked(from, began, first);
+        inner.mark.looked(&look, first);
         let jobs = rows.iter().map(leased).collect();
         let due = due.map(|micros| Duration::from_micros(u64::try_from(micros).unwrap_or(0)));
         Ok((Unreceived::new(jobs, inner), due))
@@ -463,13 +498,18 @@ impl Settling {
         }
     }
 
-    async fn query(&self, inner: &Inner, client: &Client) -> Result<Vec<Row>, Error> {
+    async fn query(
+        &self,
+        statement: &Statement,
+        inner: &Inner,
+        client: &Client,
+    ) -> Result<Vec<Row>, Error> {
         let window = micros(inner.options.dedup_window);
         let (jobs, numbers) = (&self.jobs, &self.numbers);
         let (kinds, delays, reasons) = (&self.kinds, &self.delays, &self.reasons);
         let values: [&(dyn ToSql + Sync); 7] =
             [&inner.queue, jobs, numbers, kinds, delays, reasons, &window];
-        inner.statements.settle.query(client, &values).await
+        statement.query(client, &values).await
     }
 
     /// Which leases held, as the caller asked.
@@ -603,7 +643,7 @@ impl Store for PostgresStore {
         if !is_one {
             // If an error ends this here, the connection ends, and the transaction with it.
             connection
-                .ask(|client| client.batch_execute("BEGIN"))
+                .ask(|client| client.batch_execute(super::schema::BEGIN))
                 .await?;
         }
         let mut due = None;

@@ -29,7 +29,7 @@ use crate::outcome::Verdict;
 pub struct PostgresLease {
     /// The job.
     pub(super) seq: i64,
-    /// Another one for each delivery.
+    /// With the job: no other delivery has both.
     pub(super) number: i64,
     /// For those who are told that it was lost.
     pub(super) id: JobId,
@@ -82,13 +82,18 @@ impl Drop for Unreceived {
 /// How often the line is looked at from its beginning, at most.
 const WHOLE_LOOK: Duration = Duration::from_secs(5);
 
-/// How much longer than a look from the beginning takes it is, at least, until the next.
-const LOOKS_APART: u32 = 50;
+/// How much longer than a look from the beginning takes it is, at least, until the next; and
+/// at most how long.
+const LOOKS_APART: (u32, Duration) = (50, Duration::from_secs(60));
 
-/// Where the line begins, as far as this process knows: the place of the first job of its last
-/// lease. What is before was leased, and its index entries are dead; while a transaction is
-/// held open anywhere in the database, nobody can remove them, and to walk over them takes ever
-/// longer. What comes to be due before the mark is noticed, or found by a look from the
+/// How far behind its first job a look begins the next time. What becomes due is seen once it
+/// is committed, and its time is that of the statement.
+const LAG: Duration = Duration::from_secs(2);
+
+/// Where the line begins, as far as this process knows: a little before the first job of its
+/// last lease. What is before was leased, and its index entries are dead; while a transaction
+/// is held open anywhere in the database, nobody can remove them, and to walk over them takes
+/// ever longer. What comes to be due before the mark is noticed, or found by a look from the
 /// beginning, of which there is one every few seconds.
 #[derive(Debug, Default)]
 pub(super) struct Mark(Mutex<Looks>);
@@ -97,6 +102,17 @@ pub(super) struct Mark(Mutex<Looks>);
 struct Looks {
     from: Option<SystemTime>,
     next_whole: Option<Instant>,
+    /// How often it was lowered.
+    lowered: u64,
+}
+
+/// A look that has begun.
+#[derive(Debug)]
+pub(super) struct Look {
+    /// From where on; `None` is from the beginning.
+    pub(super) from: Option<SystemTime>,
+    began: Instant,
+    lowered: u64,
 }
 
 impl Mark {
@@ -104,33 +120,62 @@ impl Mark {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From where on to look; `None` is from the beginning.
-    pub(super) fn from(&self) -> Option<SystemTime> {
+    pub(super) fn look(&self) -> Look {
         let looks = self.lock();
-        let is_due = looks.next_whole.is_none_or(|at| at <= Instant::now());
-        looks.from.filter(|_| !is_due)
+        let began = Instant::now();
+        let is_due = looks.next_whole.is_none_or(|at| at <= began);
+        Look {
+            from: looks.from.filter(|_| !is_due),
+            began,
+            lowered: looks.lowered,
+        }
     }
 
-    /// Notes a look from there, when it began, and the first place that it found.
-    pub(super) fn looked(
-        &self,
-        from: Option<SystemTime>,
-        began: Instant,
-        first: Option<SystemTime>,
-    ) {
+    /// Notes that a look has ended, and the place of the first job that it found.
+    pub(super) fn looked(&self, look: &Look, first: Option<SystemTime>) {
         let mut looks = self.lock();
-        if from.is_none() {
-            let pause = WHOLE_LOOK.max(began.elapsed() * LOOKS_APART);
+        if look.from.is_none() {
+            let pause = look.began.elapsed() * LOOKS_APART.0;
+            let pause = pause.clamp(WHOLE_LOOK, LOOKS_APART.1);
             looks.next_whole = Some(Instant::now() + pause);
         }
-        if first.is_some() {
-            looks.from = first;
+        // What was lowered meanwhile may be what this look did not see.
+        if looks.lowered == look.lowered
+            && let Some(first) = first
+        {
+            looks.from = first.checked_sub(LAG);
         }
     }
 
     /// Notes that something is due from then on.
     pub(super) fn lower(&self, due: SystemTime) {
         let mut looks = self.lock();
+        looks.lowered += 1;
         looks.from = looks.from.map(|from| from.min(due));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_noticed_during_a_look_is_not_skipped_by_it() {
+        let mark = Mark::default();
+        let at = |secs| SystemTime::UNIX_EPOCH + Duration::from_secs(secs);
+        assert_eq!(
+            mark.look().from,
+            None,
+            "the first look is from the beginning"
+        );
+        mark.looked(&mark.look(), Some(at(100)));
+        let look = mark.look();
+        assert_eq!(look.from, Some(at(98)));
+        mark.lower(at(50));
+        mark.looked(&look, Some(at(100)));
+        let look = mark.look();
+        assert_eq!(look.from, Some(at(50)));
+        mark.looked(&look, Some(at(60)));
+        assert_eq!(mark.look().from, Some(at(58)));
     }
 }

@@ -1,5 +1,6 @@
 //! The tables: made and upgraded by `migrate`.
 
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Error};
 
 use super::error::PostgresError;
@@ -8,26 +9,27 @@ use super::link::Link;
 /// The statements that lead from each version to the next.
 const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
 
+/// Begins a transaction of ours, whatever the role has as its default.
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
+/// What there was.
+enum Found {
+    Version(i32),
+    /// Another encoding of the database than UTF-8.
+    Encoding(String),
+}
+
 /// Brings the tables to the latest version, in one transaction. Several processes at once do
 /// it one after another. Leaves all as it was where it cannot.
 pub(super) async fn migrate(link: &Link) -> Result<(), PostgresError> {
     let schema = &*link.schema;
     let connection = link.borrow().await?;
-    let encoding = "SELECT current_setting('server_encoding')";
-    let found = connection
-        .ask(|client| client.query_one(encoding, &[]))
-        .await?;
-    let found: String = found.get(0);
-    if found != "UTF8" {
-        return Err(PostgresError::Encoding { found });
-    }
-    connection
-        .ask(|client| client.batch_execute("BEGIN"))
-        .await?;
+    connection.ask(|client| client.batch_execute(BEGIN)).await?;
     let found = connection.ask(|client| migrate_in(client, schema)).await;
     let known = MIGRATIONS.len() as i32;
     let outcome = match found {
-        Ok(found) if found > known => Err(PostgresError::Version {
+        Ok(Found::Encoding(found)) => Err(PostgresError::Encoding { found }),
+        Ok(Found::Version(found)) if found > known => Err(PostgresError::Version {
             schema: schema.to_owned(),
             found,
             known,
@@ -47,16 +49,23 @@ pub(super) async fn migrate(link: &Link) -> Result<(), PostgresError> {
 }
 
 /// Returns the version that was found.
-async fn migrate_in(client: &Client, schema: &str) -> Result<i32, Error> {
+async fn migrate_in(client: &Client, schema: &str) -> Result<Found, Error> {
+    let sql = "SELECT current_setting('server_encoding')";
+    let encoding: String = client.query_typed_one(sql, &[]).await?.get(0);
+    if encoding != "UTF8" {
+        return Ok(Found::Encoding(encoding));
+    }
     // Released with the transaction.
     let lock = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))";
-    client
-        .execute(lock, &[&format!("microbatch migrates {schema}")])
-        .await?;
+    let name = format!("microbatch migrates {schema}");
+    client.query_typed(lock, &[(&name, Type::TEXT)]).await?;
     // Not by `IF NOT EXISTS`, for which a right is needed also where it exists.
     let exists = async |function: &str, name: &str| -> Result<bool, Error> {
         let sql = format!("SELECT {function}($1) IS NOT NULL");
-        Ok(client.query_one(&sql, &[&name]).await?.get(0))
+        Ok(client
+            .query_typed_one(&sql, &[(&name, Type::TEXT)])
+            .await?
+            .get(0))
     };
     if !exists("to_regnamespace", schema).await? {
         client
@@ -71,12 +80,12 @@ async fn migrate_in(client: &Client, schema: &str) -> Result<i32, Error> {
         client.batch_execute(&sql).await?;
     }
     let sql = format!("SELECT max(number) FROM {schema}.version");
-    let found: Option<i32> = client.query_one(&sql, &[]).await?.get(0);
+    let found: Option<i32> = client.query_typed_one(&sql, &[]).await?.get(0);
     let found = found.unwrap_or(0);
     let open = MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0));
     let mut open = open.peekable();
     if open.peek().is_none() {
-        return Ok(found);
+        return Ok(Found::Version(found));
     }
     for sql in open {
         client
@@ -86,5 +95,5 @@ async fn migrate_in(client: &Client, schema: &str) -> Result<i32, Error> {
     let known = MIGRATIONS.len();
     let sql = format!("UPDATE {schema}.version SET number = {known}");
     client.batch_execute(&sql).await?;
-    Ok(found)
+    Ok(Found::Version(found))
 }

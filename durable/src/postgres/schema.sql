@@ -1,4 +1,4 @@
--- Version 1. `{schema}` is the schema of the store.
+-- Version 1.
 
 CREATE SEQUENCE {schema}.leases;
 
@@ -29,6 +29,13 @@ CREATE TABLE {schema}.jobs (
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01,
         autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX jobs_due ON {schema}.jobs (queue, due, seq);
+
+-- Ends a transaction some of whose leases do not hold; the detail says which.
+CREATE FUNCTION {schema}.leases_lost(places bigint[]) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'leases of jobs were lost' USING ERRCODE = 'MB001', DETAIL = places::text;
+END
+$$;
 
 CREATE TABLE {schema}.dead_jobs (
     queue text COLLATE "C" NOT NULL,

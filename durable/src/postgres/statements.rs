@@ -3,7 +3,9 @@
 //! # Invariants
 //!
 //! - Rows are locked in the order of their keys, `jobs` before `ids`: two calls over the
-//!   same jobs wait for each other, and never both. A lease skips what is locked.
+//!   same jobs wait for each other, and never both. A lease skips what is locked. (An append
+//!   of more than 64 MiB is several statements, in the order of the caller; two of them over
+//!   the same ids may meet, and the server ends one with an error.)
 //! - A statement that changes something sets `synchronous_commit` for its transaction, so
 //!   what was answered is on disk whatever the role or the database has as a default.
 //! - Whether an id is taken is said by its row in `ids` alone. It is read under the lock of
@@ -11,8 +13,10 @@
 //!   job sees what the settlement says.
 //! - Statements are not prepared, so a pooler such as PgBouncer may stand between. So each is
 //!   planned anew, and must be planned well whatever the statistics say, which are old in a
-//!   table that fills and empties: rows are found by `LATERAL` and by `= ANY (ARRAY(..))`,
-//!   which leave nothing but the primary key to choose.
+//!   table that fills and empties: jobs are found by `LATERAL` and by `= ANY (ARRAY(..))`,
+//!   which leave nothing but the primary key to choose. A lease may be planned badly: right
+//!   after the first import into a table that was analysed while it was empty, it sorts the
+//!   backlog (some 150 ms for 600 000 jobs) until autovacuum has analysed the table.
 
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Row};
@@ -27,10 +31,12 @@ pub(super) struct Statement {
 impl Statement {
     fn new(options: &Names<'_>, sql: &str, types: &'static [Type]) -> Self {
         let sql = sql
+            .replace("{settle}", SETTLING)
             .replace("{durable}", DURABLE)
             .replace("{notified}", NOTIFIED)
             .replace("{channel}", CHANNEL)
             .replace("{schema}", options.schema)
+            .replace("{literal}", &options.schema.replace('\'', "''"))
             .replace(
                 "{notifies}",
                 if options.notifies { "true" } else { "false" },
@@ -56,11 +62,11 @@ const DURABLE: &str = "(SELECT set_config('synchronous_commit', \
     ELSE 'on' END, true))";
 
 /// One channel for each schema and queue; a name has at most 63 bytes.
-const CHANNEL: &str = "'microbatch_' || md5('{schema}.' || $1)";
+const CHANNEL: &str = "'microbatch_' || to_hex(hashtextextended('{literal}.' || $1, 0))";
 
 /// Tells who listens that something is due, and from when on: once a statement. A hint.
 const NOTIFIED: &str = "(SELECT CASE WHEN {notifies} THEN \
-    pg_notify({channel}, (extract(epoch FROM min(due)) * 1000000)::bigint::text) END \
+    pg_notify({channel}, (extract(epoch FROM min(due)) * 1000000)::bigint::text)::text END \
     FROM noticed HAVING count(*) > 0)";
 
 struct Names<'a> {
@@ -75,6 +81,7 @@ pub(super) struct Statements {
     pub(super) lease: Statement,
     pub(super) next_due: Statement,
     pub(super) settle: Statement,
+    pub(super) settle_all: Statement,
     pub(super) extend: Statement,
     pub(super) depth: Statement,
     pub(super) list: Statement,
@@ -101,21 +108,17 @@ impl Statements {
             ),
             lease: new(
                 LEASE,
-                &[Type::TEXT, Type::TIMESTAMPTZ, Type::INT8, Type::INT8],
-            ),
-            next_due: new(NEXT_DUE, &[Type::TEXT, Type::TIMESTAMPTZ]),
-            settle: new(
-                SETTLE,
                 &[
                     Type::TEXT,
-                    Type::INT8_ARRAY,
-                    Type::INT8_ARRAY,
-                    Type::TEXT_ARRAY,
-                    Type::INT8_ARRAY,
-                    Type::TEXT_ARRAY,
+                    Type::TIMESTAMPTZ,
+                    Type::INT8,
+                    Type::INT8,
                     Type::INT8,
                 ],
             ),
+            next_due: new(NEXT_DUE, &[Type::TEXT, Type::TIMESTAMPTZ]),
+            settle: new(SETTLE, &SETTLE_TYPES),
+            settle_all: new(SETTLE_ALL, &SETTLE_TYPES),
             extend: new(
                 EXTEND,
                 &[Type::TEXT, Type::INT8_ARRAY, Type::INT8_ARRAY, Type::INT8],
@@ -150,14 +153,19 @@ WITH new AS MATERIALIZED (
 )
 SELECT id, due, {durable}, {notified} FROM noticed";
 
-/// `$2`: where to begin; `$3`: how many; `$4`: the lease time in microseconds. The lock is
-/// taken in a part of its own, which is not repeated, so that no more are locked than asked.
+/// `$2`: where to begin; `$3`: how many; `$4`: the lease time in microseconds; `$5`: beyond how
+/// many bytes no further job is leased. The lock is taken in a part of its own, which is not
+/// repeated, so that no more are locked than asked.
 const LEASE: &str = "
-WITH batch AS MATERIALIZED (
-    SELECT seq FROM {schema}.jobs
+WITH due AS MATERIALIZED (
+    SELECT seq, due, octet_length(payload) AS size FROM {schema}.jobs
     WHERE queue = $1 AND due >= coalesce($2, '-infinity') AND due <= statement_timestamp()
     ORDER BY due, seq LIMIT $3
     FOR UPDATE SKIP LOCKED
+), batch AS MATERIALIZED (
+    SELECT seq FROM (
+        SELECT seq, sum(size) OVER (ORDER BY due, seq) - size AS before FROM due
+    ) AS sized WHERE before < $5
 ), number AS MATERIALIZED (
     SELECT nextval('{schema}.leases') AS lease
 ), leased AS (
@@ -175,11 +183,32 @@ const NEXT_DUE: &str = "
 SELECT (extract(epoch FROM due - clock_timestamp()) * 1000000)::bigint FROM {schema}.jobs
 WHERE queue = $1 AND due >= coalesce($2, '-infinity') ORDER BY due, seq LIMIT 1";
 
+const SETTLE_TYPES: [Type; 7] = [
+    Type::TEXT,
+    Type::INT8_ARRAY,
+    Type::INT8_ARRAY,
+    Type::TEXT_ARRAY,
+    Type::INT8_ARRAY,
+    Type::TEXT_ARRAY,
+    Type::INT8,
+];
+
 /// `$2` to `$6`: jobs in order, leases, verdicts (done, retry, xdead, give back, settled),
 /// delays in microseconds, reasons; `$7`: the deduplication window in microseconds.
 /// Answers with the places of those whose lease held. A lease has one verdict at most that
 /// changes something.
-const SETTLE: &str = "
+const SETTLE: &str = "{settle}
+SELECT at, {durable}, {notified} FROM held";
+
+/// The same, which fails unless all hold: in the statement itself, so that a caller who gives
+/// up waiting for it, and commits, commits nothing.
+const SETTLE_ALL: &str = "{settle}, lost AS MATERIALIZED (
+    SELECT {schema}.leases_lost(array_agg(at)) AS at FROM said
+    WHERE at NOT IN (SELECT at FROM held) HAVING count(*) > 0
+)
+SELECT at, {durable}, {notified} FROM held UNION ALL SELECT at, NULL, NULL FROM lost";
+
+const SETTLING: &str = "
 WITH said AS MATERIALIZED (
     SELECT * FROM unnest($2, $3, $4, $5, $6) WITH ORDINALITY
         AS said (seq, lease, verdict, after, reason, at)
@@ -214,8 +243,7 @@ WITH said AS MATERIALIZED (
 ), known AS (
     UPDATE {schema}.ids SET free = statement_timestamp() + $7 * interval '1 microsecond'
     WHERE queue = $1 AND id = ANY (ARRAY(SELECT id FROM done))
-)
-SELECT at, {durable}, {notified} FROM held";
+)";
 
 /// `$2` and `$3`: jobs in order, leases; `$4`: the lease time in microseconds.
 const EXTEND: &str = "
@@ -229,7 +257,7 @@ WITH said AS MATERIALIZED (
         FOR UPDATE
     ) AS j
 ), extended AS (
-    UPDATE {schema}.jobs SET due = statement_timestamp() + $4 * interval '1 microsecond'
+    UPDATE {schema}.jobs SET due = clock_timestamp() + $4 * interval '1 microsecond'
     WHERE seq = ANY (ARRAY(SELECT seq FROM held))
 )
 SELECT at, {durable} FROM held";

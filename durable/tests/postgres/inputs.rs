@@ -279,7 +279,8 @@ async fn payloads_over_the_limit_and_codecs_that_cannot_be_stored() {
     );
     assert_eq!(answers[2], Appended::New);
 
-    // More than a message of the protocol takes, in one append: in order, none lost.
+    // More than a statement takes, in one append and in one lease: in order, none lost, and
+    // leased in parts.
     let store = open(&server, "payloads", PostgresStore::builder().queue("large")).await;
     let large = |id: &str| NewJob {
         payload: vec![7; 16 << 20].into(),
@@ -292,9 +293,14 @@ async fn payloads_over_the_limit_and_codecs_that_cannot_be_stored() {
         store.append(&jobs).await.unwrap(),
         vec![Appended::Duplicate; 10]
     );
-    for id in ids {
-        assert_eq!(*store.lease(1).await.unwrap()[0].id, *id);
+    let mut leased = Vec::new();
+    while leased.len() < ids.len() {
+        let part = store.lease(100).await.unwrap();
+        assert!(part.len() <= 5, "{} jobs of 16 MiB at once", part.len());
+        assert!(part.iter().all(|job| job.attempt.get() == 1));
+        leased.extend(part.into_iter().map(|job| job.id.to_string()));
     }
+    assert_eq!(leased, ids);
 }
 
 #[tokio::test]

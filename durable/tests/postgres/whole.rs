@@ -73,8 +73,8 @@ async fn ids_that_are_free_are_forgotten() {
     }
 }
 
-/// An id that is settled and appended at the same time, a thousand times: it is processed
-/// once, as the window says, and never twice.
+/// Ids that are settled and appended at the same time: each job is processed once, as the
+/// window says, and never twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_append_that_meets_the_settlement_of_its_job_is_a_duplicate() {
     let Some(server) = server() else {

@@ -53,7 +53,7 @@ impl<S: DeadLetters> Trouble<'_, S> {
         call: impl Fn() -> F,
     ) -> T {
         // Connections that are open when the trouble begins.
-        self.store.depth().await.unwrap();
+        answered(|| self.store.depth()).await;
         self.relay.set(self.mode);
         let asked = Instant::now();
         let answer = timeout(CALL_TIMEOUT + MARGIN, call()).await;
@@ -86,8 +86,8 @@ impl<S: DeadLetters> Trouble<'_, S> {
     async fn lease(&self, jobs: usize) -> Vec<S::Lease> {
         let mut leases = Vec::new();
         while leases.len() < jobs {
-            let leased = timeout(LONG, self.store.lease(jobs - leases.len())).await;
-            let leased = leased.unwrap().unwrap().into_iter();
+            let leased = answered(|| self.store.lease(jobs - leases.len())).await;
+            let leased = leased.into_iter();
             leases.extend(leased.map(|job| job.lease));
         }
         leases
@@ -117,7 +117,7 @@ async fn each_call<E: Networked>(engine: &E) {
         // What a call took whose answer was lost comes again when its lease lapses.
         let mut leased = trouble.call("lease", || store.lease(9)).await;
         while leased.len() < 3 {
-            leased.extend(timeout(LONG, store.lease(9)).await.unwrap().unwrap());
+            leased.extend(answered(|| store.lease(9)).await);
         }
         let ids: BTreeSet<_> = leased.iter().map(|job| job.id.clone()).collect();
         assert_eq!(ids, BTreeSet::from(["a", "b", "c"].map(id)), "{mode:?}");
@@ -128,7 +128,7 @@ async fn each_call<E: Networked>(engine: &E) {
             .into_iter()
             .map(|lease| (lease, Verdict::Release))
             .collect();
-        store.settle(&released).await.unwrap();
+        answered(|| store.settle(&released)).await;
 
         let mut leases = trouble.lease(3).await.into_iter();
         let dead = Verdict::Dead {
@@ -158,10 +158,10 @@ async fn each_call<E: Networked>(engine: &E) {
 
         // A call that waits for a job when the trouble begins gets it, or fails, afterwards.
         let done = [(trouble.lease(1).await.remove(0), Verdict::Done)];
-        store.settle(&done).await.unwrap();
+        answered(|| store.settle(&done)).await;
         let waiting = tokio::spawn({
             let store = store.clone();
-            async move { lease_until_answered(&store).await }
+            async move { answered(|| store.lease(9)).await }
         });
         tokio::time::sleep(CALL_TIMEOUT / 2).await;
         relay.set(mode);
@@ -171,7 +171,7 @@ async fn each_call<E: Networked>(engine: &E) {
         let leased = timeout(LONG, waiting).await.expect("it hangs").unwrap();
         assert_eq!(leased[0].id, id("late"), "{mode:?}");
         let done = [(leased[0].lease.clone(), Verdict::Done)];
-        store.settle(&done).await.unwrap();
+        answered(|| store.settle(&done)).await;
         assert_eq!(ground.depth().await.unwrap().pending(), 0, "{mode:?}");
 
         relay.set(mode);
@@ -183,12 +183,19 @@ async fn each_call<E: Networked>(engine: &E) {
     ground.close().await;
 }
 
-async fn lease_until_answered<S: Store>(store: &S) -> Vec<Leased<S::Lease>> {
-    loop {
-        if let Ok(leased) = store.lease(9).await {
-            return leased;
+/// Calls until there is an answer: half a second is little on a machine that has other work.
+async fn answered<T, E, F>(call: impl Fn() -> F) -> T
+where
+    F: Future<Output = Result<T, E>>,
+{
+    let answered = async {
+        loop {
+            if let Ok(answer) = call().await {
+                return answer;
+            }
         }
-    }
+    };
+    timeout(LONG, answered).await.expect("it hangs")
 }
 
 fn each_call_ends_in_time<E: Networked>() {
