@@ -7,7 +7,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use microbatch_durable::{DeadLetters, JobId, Leased, NewJob, Store, Verdict};
+use microbatch_durable::{DeadLetters, JobId, NewJob, Store, Verdict};
 use tokio::time::timeout;
 
 use crate::crew::{Crew, LEASE_TIME, Shared, child};
