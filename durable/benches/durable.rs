@@ -11,7 +11,9 @@
 //!
 //! Rates depend on the disk and on who else uses it; compare those of one run.
 
-use std::fmt::Write as _;
+#[path = "shared/bars.rs"]
+mod bars;
+
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::FileExt;
@@ -100,8 +102,11 @@ async fn run(options: &Options) -> Result<(), Error> {
     );
     backlog(scratch.path(), options.backlog).await?;
     if let Some(path) = &options.picture {
-        fs::write(path, picture(&rows))
-            .map_err(|error| format!("cannot write `{}`: {error}", path.display()))?;
+        fs::write(
+            path,
+            bars::picture("Durable submits a second", "a commit a job", &rows),
+        )
+        .map_err(|error| format!("cannot write `{}`: {error}", path.display()))?;
     }
     Ok(())
 }
@@ -438,38 +443,4 @@ impl microbatch_durable::Codec<Vec<u8>> for Raw {
     fn decode(&self, payload: &[u8]) -> Result<Vec<u8>, Error> {
         Ok(payload.to_vec())
     }
-}
-
-/// Bars of jobs a second.
-fn picture(rows: &[(String, f64)]) -> String {
-    const STYLE: &str = "text { font: 14px sans-serif; fill: #24292f; } .title { font-weight: \
-        600; } rect { fill: #0969da; } .hand { fill: #8c959f; } .bg { fill: #ffffff; } @media \
-        (prefers-color-scheme: dark) { text { fill: #e6edf3; } rect { fill: #4493f8; } .bg { \
-        fill: #0d1117; } .hand { fill: #9198a1; } }";
-    let height = 60 + 34 * rows.len();
-    let most = rows.iter().map(|row| row.1).fold(1.0, f64::max);
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"440\" height=\"{height}\" \
-         viewBox=\"0 0 440 {height}\" role=\"img\"><title>Durable submits a second by number of \
-         callers</title><style>{STYLE}</style><rect class=\"bg\" width=\"440\" \
-         height=\"{height}\"/><text class=\"title\" x=\"16\" y=\"28\">Durable submits a second</text>",
-    );
-    let by_hand = rows[0].1;
-    for (at, (name, rate)) in rows.iter().enumerate() {
-        let y = 48 + 34 * at;
-        let width = (130.0 * rate / most).max(1.0);
-        let class = if at == 0 { " class=\"hand\"" } else { "" };
-        let label = if at == 0 { "a commit a job" } else { name };
-        let _ = write!(
-            svg,
-            "<text x=\"16\" y=\"{}\">{label}</text><rect{class} x=\"196\" y=\"{y}\" \
-             width=\"{width:.0}\" height=\"22\" rx=\"3\"/><text x=\"{:.0}\" y=\"{}\">{rate:.0} \
-             ({:.0} ×)</text>",
-            y + 16,
-            204.0 + width,
-            y + 16,
-            rate / by_hand,
-        );
-    }
-    svg + "</svg>\n"
 }

@@ -14,6 +14,8 @@
 
 #![forbid(unsafe_code)]
 
+#[path = "../shared/bars.rs"]
+mod bars;
 mod jetstream;
 mod load;
 mod postgres;
@@ -47,6 +49,10 @@ struct Options {
     /// Seconds for which a transaction is held open; 0 leaves it out
     #[arg(long, default_value_t = 180)]
     held: u64,
+
+    /// Where to write the picture of PostgreSQL [default: none]
+    #[arg(long)]
+    picture: Option<std::path::PathBuf>,
 
     /// Given by `cargo bench`; means nothing here
     #[arg(long, hide = true)]

@@ -50,14 +50,17 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
         "one commit a job, by hand, on one connection",
         by_hand(&client, time).await?,
     );
-    for callers in [1, 256] {
+    for callers in [1, 10, 64, 256] {
         progress(&format!("{callers} callers"));
         let store = open(&format!("calls {url}")).await?;
-        let (rate, batch) = call(&store, callers, time).await?;
-        table.row(
-            &format!("{callers} callers, {batch:.0} jobs an append"),
-            rate,
-        );
+        let (rate, _) = call(&store, callers, time).await?;
+        table.row(&name_of(callers), rate);
+    }
+    if let Some(path) = &options.picture {
+        let title = "Durable submits a second into PostgreSQL";
+        let picture = crate::bars::picture(title, "a commit a job", &table.rows);
+        std::fs::write(path, picture)
+            .map_err(|error| format!("cannot write `{}`: {error}", path.display()))?;
     }
 
     let mut table = table.again();
@@ -84,6 +87,13 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
         held(&url, options.held).await?;
     }
     Ok(())
+}
+
+fn name_of(callers: u64) -> String {
+    match callers {
+        1 => "1 caller".to_owned(),
+        _ => format!("{callers} callers"),
+    }
 }
 
 async fn connect(url: &str) -> Result<Client, Error> {

@@ -10,22 +10,23 @@ use crate::workers::race;
 
 /// Rows of jobs a second, each compared with the first.
 pub(crate) struct Table {
-    first: Option<f64>,
+    pub(crate) rows: Vec<(String, f64)>,
 }
 
 impl Table {
     pub(crate) fn begin() -> Self {
         println!("| | jobs/s | |\n| --- | ---: | ---: |");
-        Self { first: None }
+        Self { rows: Vec::new() }
     }
 
     /// Goes on below, with another first row.
     pub(crate) fn again(&self) -> Self {
-        Self { first: None }
+        Self { rows: Vec::new() }
     }
 
     pub(crate) fn row(&mut self, name: &str, rate: f64) {
-        let first = *self.first.get_or_insert(rate);
+        self.rows.push((name.to_owned(), rate));
+        let first = self.rows[0].1;
         println!("| {name} | {rate:.0} | {:.2} × |", rate / first);
     }
 }

@@ -116,8 +116,11 @@ pub(super) struct Inner {
 }
 
 impl Inner {
+    /// Notes whether others' changes are heard. What was said before is not.
     pub(super) fn set_listening(&self, listening: bool) {
-        self.listening.store(listening, Ordering::Relaxed);
+        if self.listening.swap(listening, Ordering::Relaxed) != listening {
+            self.notice(None);
+        }
     }
 
     /// Something is due, from a time on or from nobody knows when.
@@ -365,7 +368,7 @@ impl PostgresStore {
         let lease_time = micros(inner.options.lease_time);
         let connection = inner.borrow().await?;
         // After the wait for a connection, which says nothing of the line.
-        let look = inner.mark.look();
+        let look = inner.mark.look(inner.listening.load(Ordering::Relaxed));
         let bytes = STATEMENT_BYTES as i64;
         let values: [&(dyn ToSql + Sync); 5] =
             [&inner.queue, &look.from, &max, &lease_time, &bytes];

@@ -86,12 +86,12 @@ const WHOLE_LOOK: Duration = Duration::from_secs(5);
 /// at most how long.
 const LOOKS_APART: (u32, Duration) = (50, Duration::from_secs(60));
 
-/// How far behind its first job a look begins the next time. What becomes due is seen once it
-/// is committed, and its time is that of the statement.
+/// How far behind its first job a look begins the next time, where nothing is heard: what
+/// becomes due is seen once it is committed, and its time is that of the statement.
 const LAG: Duration = Duration::from_secs(2);
 
-/// Where the line begins, as far as this process knows: a little before the first job of its
-/// last lease. What is before was leased, and its index entries are dead; while a transaction
+/// Where the line begins, as far as this process knows: at the first job of its last lease, or
+/// a little before it. What is before was leased, and its index entries are dead; while a transaction
 /// is held open anywhere in the database, nobody can remove them, and to walk over them takes
 /// ever longer. What comes to be due before the mark is noticed, or found by a look from the
 /// beginning, of which there is one every few seconds.
@@ -111,6 +111,7 @@ struct Looks {
 pub(super) struct Look {
     /// From where on; `None` is from the beginning.
     pub(super) from: Option<SystemTime>,
+    lag: Duration,
     began: Instant,
     lowered: u64,
 }
@@ -120,12 +121,14 @@ impl Mark {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn look(&self) -> Look {
+    /// Begins a look. Whether others' changes are heard meanwhile is what `is_heard` says.
+    pub(super) fn look(&self, is_heard: bool) -> Look {
         let looks = self.lock();
         let began = Instant::now();
         let is_due = looks.next_whole.is_none_or(|at| at <= began);
         Look {
             from: looks.from.filter(|_| !is_due),
+            lag: if is_heard { Duration::ZERO } else { LAG },
             began,
             lowered: looks.lowered,
         }
@@ -143,7 +146,7 @@ impl Mark {
         if looks.lowered == look.lowered
             && let Some(first) = first
         {
-            looks.from = first.checked_sub(LAG);
+            looks.from = first.checked_sub(look.lag);
         }
     }
 
@@ -163,19 +166,16 @@ mod tests {
     fn what_is_noticed_during_a_look_is_not_skipped_by_it() {
         let mark = Mark::default();
         let at = |secs| SystemTime::UNIX_EPOCH + Duration::from_secs(secs);
-        assert_eq!(
-            mark.look().from,
-            None,
-            "the first look is from the beginning"
-        );
-        mark.looked(&mark.look(), Some(at(100)));
-        let look = mark.look();
-        assert_eq!(look.from, Some(at(98)));
+        let first = mark.look(true);
+        assert_eq!(first.from, None, "the first look is from the beginning");
+        mark.looked(&first, Some(at(100)));
+        let look = mark.look(true);
+        assert_eq!(look.from, Some(at(100)));
         mark.lower(at(50));
         mark.looked(&look, Some(at(100)));
-        let look = mark.look();
+        let look = mark.look(false);
         assert_eq!(look.from, Some(at(50)));
         mark.looked(&look, Some(at(60)));
-        assert_eq!(mark.look().from, Some(at(58)));
+        assert_eq!(mark.look(true).from, Some(at(58)), "nothing was heard");
     }
 }

@@ -109,8 +109,6 @@ async fn listen_on(
                 heard();
                 let inner = inner.upgrade()?;
                 inner.set_listening(true);
-                // What was said before.
-                inner.notice(None);
             }
             sql.clear();
             sleep(call_timeout).await;

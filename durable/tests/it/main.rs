@@ -8,6 +8,6 @@ mod front;
 mod model;
 mod redb;
 mod review;
-#[path = "../shared/model.rs"]
+#[path = "../support/model.rs"]
 mod shared_model;
 mod support;

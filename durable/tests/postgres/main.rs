@@ -6,7 +6,7 @@ mod inputs;
 mod migrate;
 mod model;
 mod server;
-#[path = "../shared/model.rs"]
+#[path = "../support/model.rs"]
 mod shared_model;
 mod together;
 mod whole;
