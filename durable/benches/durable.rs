@@ -13,6 +13,8 @@
 
 #[path = "shared/bars.rs"]
 mod bars;
+#[path = "shared/raw.rs"]
+mod raw;
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -25,10 +27,9 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use microbatch_durable::{CancellationToken, Drain, Durable, NewJob, RedbStore, Store};
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
+use raw::{PAYLOAD, Raw};
 
-/// About the size of a flight record.
-const PAYLOAD: usize = 200;
+type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Measure durable submits and drains on the store in a file.
 #[derive(Parser)]
@@ -428,19 +429,4 @@ fn resident() -> Result<u64, Error> {
         .ok_or("no resident pages")?
         .parse()?;
     Ok(pages * 4096)
-}
-
-/// Bytes as they are: encoding is not what is measured.
-struct Raw;
-
-impl microbatch_durable::Codec<Vec<u8>> for Raw {
-    const NAME: &'static str = "raw";
-
-    fn encode(&self, job: &Vec<u8>) -> Result<bytes::Bytes, Error> {
-        Ok(job.clone().into())
-    }
-
-    fn decode(&self, payload: &[u8]) -> Result<Vec<u8>, Error> {
-        Ok(payload.to_vec())
-    }
 }

@@ -6,8 +6,8 @@ use async_nats::jetstream::{self, message::PublishMessage, stream};
 use microbatch_durable::JetStreamStore;
 use microbatch_nats::{HOW_TO_GET, Server, program};
 
-use crate::load::{PAYLOAD, call, drain, next_id};
-use crate::table::{Table, wait_in_idle, workers};
+use crate::load::{PAYLOAD, call, next_id};
+use crate::table::{Table, drains};
 use crate::{Error, Options, progress};
 
 /// Opens the store of a stream: its name, a space, the way to the server.
@@ -29,34 +29,8 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     let time = Duration::from_secs_f64(options.seconds);
     let server = Server::start(&program, microbatch_nats::Options::default())?;
     let url = server.url();
-    let mut table = Table::begin();
-    table.row(
-        "256 callers, each publishes and awaits, by hand",
-        by_hand(&url, 256, time).await?,
-    );
-    progress("256 callers");
-    let (rate, batch) = call(&open(&format!("calls {url}")).await?, 256, time).await?;
-    table.row(&format!("256 callers, {batch:.0} jobs an append"), rate);
-
-    let mut table = table.again();
-    let store = open(&format!("drain {url}")).await?;
-    table.row(
-        "drain, batches of 1",
-        drain(&store, options.drain / 20, 1).await?,
-    );
-    table.row(
-        "drain, batches of 100",
-        drain(&store, options.drain, 100).await?,
-    );
-    workers(
-        &mut table.again(),
-        "nats",
-        &format!("workers {url}"),
-        open,
-        options.drain,
-    )
-    .await?;
-    wait_in_idle(&open(&format!("idle {url}")).await?).await?;
+    appends(&url, time).await?;
+    drains("nats", &url, open, options.drain).await?;
     drop(server);
 
     if (major, minor) < (2, 10) {
@@ -69,12 +43,13 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
         ..Default::default()
     };
     let server = Server::start(&program, sync_always)?;
-    let url = server.url();
+    appends(&server.url(), time).await
+}
+
+async fn appends(url: &str, time: Duration) -> Result<(), Error> {
     let mut table = Table::begin();
-    table.row(
-        "256 callers, each publishes and awaits, by hand",
-        by_hand(&url, 256, time).await?,
-    );
+    let by_hand = by_hand(url, 256, time).await?;
+    table.row("256 callers, each publishes and awaits, by hand", by_hand);
     progress("256 callers");
     let (rate, batch) = call(&open(&format!("calls {url}")).await?, 256, time).await?;
     table.row(&format!("256 callers, {batch:.0} jobs an append"), rate);

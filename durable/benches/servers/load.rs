@@ -4,30 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use microbatch_durable::{CancellationToken, Codec, Drain, Durable, NewJob, Store};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+pub(crate) use crate::raw::{PAYLOAD, Raw};
 use crate::{Error, progress};
-
-/// About the size of a flight record.
-pub(crate) const PAYLOAD: usize = 200;
-
-/// Bytes as they are: encoding is not what is measured.
-pub(crate) struct Raw;
-
-impl Codec<Vec<u8>> for Raw {
-    const NAME: &'static str = "raw";
-
-    fn encode(&self, job: &Vec<u8>) -> Result<Bytes, Error> {
-        Ok(job.clone().into())
-    }
-
-    fn decode(&self, payload: &[u8]) -> Result<Vec<u8>, Error> {
-        Ok(payload.to_vec())
-    }
-}
 
 /// An id that ascends.
 pub(crate) fn next_id() -> String {
@@ -69,7 +51,7 @@ pub(crate) async fn fill<S: Store>(store: &S, jobs: u64) -> Result<(), Error> {
         let batch: Vec<_> = (start..jobs.min(start + 1000))
             .map(|_| NewJob {
                 id: next_id().into(),
-                codec: Raw::NAME_OF.into(),
+                codec: Raw::NAME.into(),
                 payload: vec![7; PAYLOAD].into(),
             })
             .collect();
@@ -81,10 +63,6 @@ pub(crate) async fn fill<S: Store>(store: &S, jobs: u64) -> Result<(), Error> {
     }
     progress("");
     Ok(())
-}
-
-impl Raw {
-    const NAME_OF: &'static str = <Self as Codec<Vec<u8>>>::NAME;
 }
 
 /// Jobs a second of a drain of jobs that do nothing.

@@ -19,6 +19,8 @@ mod bars;
 mod jetstream;
 mod load;
 mod postgres;
+#[path = "../shared/raw.rs"]
+mod raw;
 mod table;
 mod workers;
 

@@ -7,7 +7,7 @@ use microbatch_postgres::Server;
 use tokio_postgres::{Client, NoTls};
 
 use crate::load::{PAYLOAD, call, drain, steady};
-use crate::table::{Table, wait_in_idle, workers};
+use crate::table::{Table, drains};
 use crate::{Error, Options, progress};
 
 /// Opens the store of a queue: its name, a space, the way to the server.
@@ -63,25 +63,7 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
             .map_err(|error| format!("cannot write `{}`: {error}", path.display()))?;
     }
 
-    let mut table = table.again();
-    let store = open(&format!("drain {url}")).await?;
-    table.row(
-        "drain, batches of 1",
-        drain(&store, options.drain / 20, 1).await?,
-    );
-    table.row(
-        "drain, batches of 100",
-        drain(&store, options.drain, 100).await?,
-    );
-    workers(
-        &mut table.again(),
-        "postgres",
-        &format!("workers {url}"),
-        open,
-        options.drain,
-    )
-    .await?;
-    wait_in_idle(&open(&format!("idle {url}")).await?).await?;
+    drains("postgres", &url, open, options.drain).await?;
 
     if options.held > 0 {
         held(&url, options.held).await?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use microbatch_durable::Store;
 
 use crate::Error;
-use crate::load::{fill, wait};
+use crate::load::{drain, fill, wait};
 use crate::workers::race;
 
 /// Rows of jobs a second, each compared with the first.
@@ -20,7 +20,7 @@ impl Table {
     }
 
     /// Goes on below, with another first row.
-    pub(crate) fn again(&self) -> Self {
+    fn again() -> Self {
         Self { rows: Vec::new() }
     }
 
@@ -31,24 +31,31 @@ impl Table {
     }
 }
 
-/// One and three worker processes on as many jobs.
-pub(crate) async fn workers<S: Store>(
-    table: &mut Table,
+/// Batches of one and of a hundred; one and three worker processes on as many jobs; and how
+/// long a job waits in an idle queue.
+pub(crate) async fn drains<S: Store + Clone>(
     engine: &str,
-    orders: &str,
+    url: &str,
     open: impl AsyncFn(&str) -> Result<S, Error>,
     jobs: u64,
 ) -> Result<(), Error> {
-    let store = open(orders).await?;
+    let store = open(&format!("drain {url}")).await?;
+    let mut table = Table::again();
+    table.row("drain, batches of 1", drain(&store, jobs / 20, 1).await?);
+    table.row("drain, batches of 100", drain(&store, jobs, 100).await?);
+
+    let orders = format!("workers {url}");
+    let store = open(&orders).await?;
+    let mut table = Table::again();
     for (workers, name) in [(1, "1 worker process"), (3, "3 worker processes")] {
         fill(&store, jobs).await?;
         let rate = race(&format!("{engine} {orders}"), workers, jobs)?;
         table.row(&format!("{name}, 1 ms a batch of 100"), rate);
     }
-    Ok(())
+    wait_in_idle(&open(&format!("idle {url}")).await?).await
 }
 
-pub(crate) async fn wait_in_idle<S: Store + Clone>(store: &S) -> Result<(), Error> {
+async fn wait_in_idle<S: Store + Clone>(store: &S) -> Result<(), Error> {
     let (accepted, submitted) = wait(store, 100).await?;
     println!("\n| an idle queue, ms until the processor has the job | median | 99 % |");
     println!("| --- | ---: | ---: |");
