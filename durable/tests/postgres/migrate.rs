@@ -11,7 +11,7 @@ async fn several_processes_may_migrate_at_once_and_again() {
         return;
     };
     // A name that has to be quoted.
-    let schema = "several \"at\" o'nce";
+    let schema = "several \"at\" Noon's";
     let mut all = JoinSet::new();
     for _ in 0..8 {
         let url = url(&server);
