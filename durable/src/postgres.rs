@@ -21,6 +21,7 @@ mod face;
 mod leases;
 mod link;
 mod notices;
+mod said;
 mod schema;
 mod statements;
 

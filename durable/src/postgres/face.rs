@@ -1,19 +1,17 @@
 //! The store and its calls.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
-use std::num::NonZeroU32;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use deadpool_postgres::Pool;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Error, Row, Transaction};
+use tokio_postgres::{Row, Transaction};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -22,15 +20,12 @@ use super::error::PostgresError;
 use super::leases::{Mark, PostgresLease, Unreceived};
 use super::link::{Borrowed, Link, Listening};
 use super::notices::listen;
+use super::said::{Appending, STATEMENT_BYTES, Settling, answers, append_on, dead, leased};
 use super::schema::migrate;
 use super::statements::{Statement, Statements};
 use crate::job::{DeadJob, Depth, JobId, Leased, NewJob};
-use crate::outcome::{Appended, Refusal, Settled, Verdict};
+use crate::outcome::{Appended, Settled, Verdict};
 use crate::store::{DeadLetters, Store};
-
-/// Bytes of payloads in one statement, and in its answer, but for one job at least: the
-/// protocol has a limit of 1 GiB, and a call has its time.
-const STATEMENT_BYTES: usize = 64 << 20;
 
 /// The first pause between two looks where nothing is heard, and where what is due is locked
 /// by somebody else.
@@ -59,8 +54,8 @@ const PURGE_LIMIT: i64 = 10_000;
 /// commit, or was given back by another process, may be found some seconds later where no
 /// notice tells of it. Nothing is prepared, so PgBouncer in transaction mode may stand between,
 /// and then no notice comes. Leave the isolation level at its default, `READ COMMITTED`: at
-/// others, calls over the same jobs fail and have to be repeated. [`depth`](Store::depth) counts rows, so it takes time in
-/// proportion to the backlog.
+/// others, calls over the same jobs fail and have to be repeated. [`depth`](Store::depth)
+/// counts rows, so it takes time in proportion to the backlog.
 ///
 /// # Errors
 ///
@@ -99,7 +94,7 @@ pub(super) struct Inner {
     pub(super) link: Link,
     pub(super) queue: String,
     pub(super) statements: Statements,
-    options: Options,
+    pub(super) options: Options,
     owns_pool: bool,
     mark: Mark,
     /// Told of everything that may make a job due.
@@ -429,205 +424,6 @@ impl PostgresStore {
                 }
             }
         });
-    }
-}
-
-/// Appends some of the jobs.
-async fn append_on(
-    inner: &Inner,
-    client: &Client,
-    jobs: &[NewJob],
-    chunk: &[usize],
-) -> Result<Vec<Row>, Error> {
-    // In the order of the keys, in which rows are locked.
-    let mut at = chunk.to_vec();
-    at.sort_unstable_by_key(|at| &*jobs[*at].id);
-    let of = |text: fn(&NewJob) -> &str| at.iter().map(|at| text(&jobs[*at])).collect::<Vec<_>>();
-    let (ids, codecs) = (of(|job| &job.id), of(|job| &job.codec));
-    let payloads: Vec<_> = at.iter().map(|at| &*jobs[*at].payload).collect();
-    let at: Vec<_> = at.iter().map(|at| *at as i64).collect();
-    let values: [&(dyn ToSql + Sync); 5] = [&inner.queue, &ids, &codecs, &payloads, &at];
-    inner.statements.append.query(client, &values).await
-}
-
-/// Verdicts on their way, in the order in which rows are locked.
-struct Settling {
-    /// Places in what the caller said.
-    at: Vec<usize>,
-    jobs: Vec<i64>,
-    numbers: Vec<i64>,
-    kinds: Vec<&'static str>,
-    delays: Vec<i64>,
-    reasons: Vec<String>,
-    said: usize,
-}
-
-impl Settling {
-    fn new(verdicts: &[(PostgresLease, Verdict)]) -> Self {
-        let mut settled = HashSet::new();
-        // Of two verdicts of one lease, the first is done.
-        let mut at: Vec<_> = (0..verdicts.len())
-            .filter(|at| {
-                let (lease, verdict) = &verdicts[*at];
-                match verdict {
-                    Verdict::Settled => !settled.contains(lease),
-                    _ => settled.insert(lease),
-                }
-            })
-            .collect();
-        at.sort_by_key(|at| verdicts[*at].0.seq);
-        let of = |at: &usize| &verdicts[*at];
-        let verdict_of = |at| match &of(at).1 {
-            Verdict::Done => ("d", Duration::ZERO, String::new()),
-            Verdict::Retry { after, .. } => ("r", *after, String::new()),
-            // A text of the database has no NUL.
-            Verdict::Dead { reason } => ("x", Duration::ZERO, reason.replace('\0', "\u{fffd}")),
-            Verdict::Release => ("g", Duration::ZERO, String::new()),
-            Verdict::Settled => ("s", Duration::ZERO, String::new()),
-        };
-        let (kinds, (delays, reasons)) = at
-            .iter()
-            .map(verdict_of)
-            .map(|(kind, delay, reason)| (kind, (micros(delay), reason)))
-            .unzip();
-        Self {
-            jobs: at.iter().map(|at| of(at).0.seq).collect(),
-            numbers: at.iter().map(|at| of(at).0.number).collect(),
-            kinds,
-            delays,
-            reasons,
-            at,
-            said: verdicts.len(),
-        }
-    }
-
-    async fn query(
-        &self,
-        statement: &Statement,
-        inner: &Inner,
-        client: &Client,
-    ) -> Result<Vec<Row>, Error> {
-        let window = micros(inner.options.dedup_window);
-        let (jobs, numbers) = (&self.jobs, &self.numbers);
-        let (kinds, delays, reasons) = (&self.kinds, &self.delays, &self.reasons);
-        let values: [&(dyn ToSql + Sync); 7] =
-            [&inner.queue, jobs, numbers, kinds, delays, reasons, &window];
-        statement.query(client, &values).await
-    }
-
-    /// Which leases held, as the caller asked.
-    fn answers(&self, rows: &[Row]) -> Vec<Settled> {
-        answers(self.said, rows, |place| self.at.get(place))
-    }
-}
-
-/// Makes the answer of `settle` and `extend` from the rows of those that held.
-fn answers<'a>(
-    asked: usize,
-    rows: &[Row],
-    at: impl Fn(usize) -> Option<&'a usize>,
-) -> Vec<Settled> {
-    let mut answers = vec![Settled::Lost; asked];
-    for row in rows {
-        // Counted from 1.
-        let place = usize::try_from(row.get::<_, i64>("at") - 1).ok();
-        if let Some(at) = place.and_then(&at) {
-            answers[*at] = Settled::Held;
-        }
-    }
-    answers
-}
-
-fn leased(row: &Row) -> Leased<PostgresLease> {
-    let id = JobId::from(row.get::<_, &str>("id"));
-    let attempt = u32::try_from(row.get::<_, i32>("attempt")).ok();
-    Leased {
-        attempt: attempt.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN),
-        codec: row.get::<_, &str>("codec").into(),
-        payload: Bytes::copy_from_slice(row.get("payload")),
-        appended: row.get("appended"),
-        lease: PostgresLease {
-            seq: row.get("seq"),
-            number: row.get("lease"),
-            id: id.clone(),
-        },
-        id,
-    }
-}
-
-fn dead(row: &Row) -> DeadJob {
-    DeadJob {
-        id: row.get::<_, &str>("id").into(),
-        attempt: u32::try_from(row.get::<_, i32>("attempt")).unwrap_or_default(),
-        codec: row.get::<_, &str>("codec").into(),
-        payload: Bytes::copy_from_slice(row.get("payload")),
-        appended: row.get("appended"),
-        died: row.get("died"),
-        reason: row.get("reason"),
-    }
-}
-
-/// Jobs on their way: what is refused and what is there twice is not asked for.
-struct Appending {
-    answers: Vec<Appended>,
-    asked: Vec<usize>,
-    chunks: Vec<usize>,
-}
-
-impl Appending {
-    fn new(jobs: &[NewJob], max_payload: usize) -> Self {
-        let mut seen = HashSet::new();
-        let (mut asked, mut chunks, mut bytes) = (Vec::new(), Vec::new(), 0);
-        let mut answers = Vec::with_capacity(jobs.len());
-        for (at, job) in jobs.iter().enumerate() {
-            let mut checked = job.check(max_payload);
-            if job.codec.contains('\0') {
-                let reason = "the name of its codec has a NUL".to_owned();
-                checked = checked.and(Err(Refusal::Unencodable { reason }));
-            }
-            answers.push(match checked {
-                Err(refusal) => Appended::Refused(refusal),
-                // Unless it comes back as one that was free.
-                Ok(()) => Appended::Duplicate,
-            });
-            if answers[at] != Appended::Duplicate || !seen.insert(&*job.id) {
-                continue;
-            }
-            if bytes > 0 && bytes + job.payload.len() > STATEMENT_BYTES {
-                chunks.push(asked.len());
-                bytes = 0;
-            }
-            bytes += job.payload.len();
-            asked.push(at);
-        }
-        chunks.push(asked.len());
-        Self {
-            answers,
-            asked,
-            chunks,
-        }
-    }
-
-    /// What goes into a statement each: places in `jobs`.
-    fn chunks(&self) -> Vec<Vec<usize>> {
-        let mut from = 0;
-        let chunks = self.chunks.iter().map(|to| {
-            let chunk = self.asked[from..*to].to_vec();
-            from = *to;
-            chunk
-        });
-        chunks.filter(|chunk| !chunk.is_empty()).collect()
-    }
-
-    /// Notes which were free. Returns since when they are due.
-    fn answer(&mut self, jobs: &[NewJob], chunk: &[usize], rows: &[Row]) -> Option<SystemTime> {
-        let at: HashMap<&str, usize> = chunk.iter().map(|at| (&*jobs[*at].id, *at)).collect();
-        for row in rows {
-            if let Some(at) = at.get(row.get::<_, &str>("id")) {
-                self.answers[*at] = Appended::New;
-            }
-        }
-        rows.first().map(|row| row.get("due"))
     }
 }
 
