@@ -77,6 +77,36 @@ async fn a_user_or_a_database_that_the_server_does_not_know() {
 }
 
 #[tokio::test]
+async fn a_password_that_is_wrong_or_missing() {
+    let Some(programs) = microbatch_postgres::programs().next() else {
+        // It says so.
+        return drop(server());
+    };
+    let server = microbatch_postgres::Server::start_on_port(programs).unwrap();
+    server.add_user("app", "right").unwrap();
+    let port = server.port().unwrap();
+    let url =
+        |password: &str| format!("host=127.0.0.1 port={port} user=app dbname=postgres {password}");
+    PostgresStore::connect(&url("password=right"))
+        .await
+        .unwrap();
+    let error = refused(&url("password=wrong")).await;
+    assert!(
+        matches!(error, PostgresError::Credentials { .. }),
+        "{error:?}"
+    );
+    let error = refused(&url("")).await;
+    let PostgresError::BadOption {
+        option: "url",
+        reason,
+    } = &error
+    else {
+        panic!("{error:?}");
+    };
+    assert!(reason.contains("password missing"), "{reason}");
+}
+
+#[tokio::test]
 async fn a_role_without_rights() {
     let Some(server) = server() else {
         return;
