@@ -118,6 +118,10 @@ impl Inner {
         }
     }
 
+    pub(super) fn is_listening(&self) -> bool {
+        self.listening.load(Ordering::Relaxed)
+    }
+
     /// Something is due, from a time on or from nobody knows when.
     pub(super) fn notice(&self, due: Option<SystemTime>) {
         self.mark.lower(due.unwrap_or(SystemTime::UNIX_EPOCH));
@@ -160,7 +164,7 @@ impl Inner {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn query(
+    pub(super) async fn query(
         &self,
         statement: &Statement,
         values: &[&(dyn ToSql + Sync)],
@@ -363,7 +367,7 @@ impl PostgresStore {
         let lease_time = micros(inner.options.lease_time);
         let connection = inner.borrow().await?;
         // After the wait for a connection, which says nothing of the line.
-        let look = inner.mark.look(inner.listening.load(Ordering::Relaxed));
+        let look = inner.mark.look(inner.is_listening());
         let bytes = STATEMENT_BYTES as i64;
         let values: [&(dyn ToSql + Sync); 5] =
             [&inner.queue, &look.from, &max, &lease_time, &bytes];
@@ -483,7 +487,7 @@ impl Store for PostgresStore {
             if !jobs.is_empty() {
                 return Ok(jobs);
             }
-            let unheard = match self.inner.listening.load(Ordering::Relaxed) {
+            let unheard = match self.inner.is_listening() {
                 true => longest,
                 false => pause.min(longest),
             };

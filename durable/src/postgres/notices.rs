@@ -71,6 +71,7 @@ async fn listen_on(
                 Some(Ok(AsyncMessage::Notification(notice))) => {
                     let due = notice.payload().parse().map(Duration::from_micros);
                     if let Some(inner) = inner.upgrade() {
+                        inner.set_listening(true);
                         inner.notice(due.ok().map(|due| SystemTime::UNIX_EPOCH + due));
                     }
                 }
@@ -107,10 +108,17 @@ async fn listen_on(
             }
             if let Some(heard) = heard.take() {
                 heard();
-                let inner = inner.upgrade()?;
-                inner.set_listening(true);
             }
             sql.clear();
+            let inner = inner.upgrade()?;
+            if !inner.is_listening() {
+                // Said on another connection, and not believed until it is heard: a pooler
+                // between may take `LISTEN`, and carry nothing.
+                if let Err(error) = inner.query(&inner.statements.hello, &[&inner.queue]).await {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "not heard");
+                }
+            }
+            drop(inner);
             sleep(call_timeout).await;
         }
     };

@@ -89,6 +89,7 @@ pub(super) struct Statements {
     pub(super) discard: Statement,
     pub(super) purge: Statement,
     pub(super) channel: Statement,
+    pub(super) hello: Statement,
 }
 
 impl Statements {
@@ -129,6 +130,7 @@ impl Statements {
             discard: new(DISCARD, &[Type::TEXT, Type::TEXT_ARRAY]),
             purge: new(PURGE, &[Type::TEXT]),
             channel: new("SELECT {channel}", &[Type::TEXT]),
+            hello: new("SELECT pg_notify({channel}, '')::text", &[Type::TEXT]),
         }
     }
 }
