@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use microbatch_durable::{Appended, CancellationToken, Durable, PostgresStore, Store, Verdict};
+use microbatch_durable::{
+    Appended, CancellationToken, Durable, PostgresStore, Settled, Store, Verdict,
+};
 use tokio::time::Instant;
 
 use crate::server::{connect, job, open, server};
@@ -39,6 +41,25 @@ async fn a_waiting_lease_hears_of_others() {
             drain.settle(&done).await.unwrap();
         }
     }
+}
+
+/// A lease ends with its time, also if nobody else has asked for the job yet.
+#[tokio::test]
+async fn a_lease_that_has_lapsed_settles_and_extends_nothing() {
+    let Some(server) = server() else {
+        return;
+    };
+    let builder = PostgresStore::builder().lease_time(Duration::from_millis(100));
+    let store = open(&server, "lapsed", builder).await;
+    store.append(&[job("a")]).await.unwrap();
+    let lease = store.lease(1).await.unwrap().remove(0).lease;
+    while store.depth().await.unwrap().ready == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let done = [(lease.clone(), Verdict::Done)];
+    assert_eq!(store.settle(&done).await.unwrap(), [Settled::Lost]);
+    assert_eq!(store.extend(&[lease]).await.unwrap(), [Settled::Lost]);
+    assert_eq!(store.lease(1).await.unwrap()[0].attempt.get(), 2);
 }
 
 #[tokio::test]
