@@ -13,6 +13,8 @@
 
 #[path = "shared/bars.rs"]
 mod bars;
+#[path = "shared/callers.rs"]
+mod callers;
 #[path = "shared/raw.rs"]
 mod raw;
 
@@ -27,6 +29,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use microbatch_durable::{CancellationToken, Drain, Durable, NewJob, RedbStore, Store};
 
+use callers::call;
 use raw::{PAYLOAD, Raw};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -196,7 +199,10 @@ async fn submits(
                     ids,
                     front,
                     ..
-                } => call(front, *callers, *ids, time / ROUNDS).await?,
+                } => {
+                    let ids = *ids;
+                    call(front, *callers, move || ids.next(), time / ROUNDS).await?
+                }
             };
             way.time += started.elapsed();
             way.jobs += jobs;
@@ -326,38 +332,14 @@ fn by_hand(database: &redb::Database, from: u64, time: Duration) -> Result<(u64,
     Ok((jobs, jobs))
 }
 
-/// Jobs that so many callers had made durable, and in how many commits.
-async fn call(
-    front: &Durable<Vec<u8>>,
-    callers: u64,
-    ids: Ids,
-    time: Duration,
-) -> Result<(u64, u64), Error> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let before = front.stats();
-    let started = Instant::now();
-    let caller = |_| {
-        let front = front.clone();
-        tokio::spawn(async move {
-            while started.elapsed() < time {
-                let id = match ids {
-                    Ids::Ascending => format!("{:016}", NEXT.fetch_add(1, Ordering::Relaxed)),
-                    Ids::Random => format!("{:016x}", fastrand::u64(..)),
-                };
-                front.submit(id, vec![7; PAYLOAD]).await?;
-            }
-            Ok::<_, microbatch::JobError>(())
-        })
-    };
-    let callers: Vec<_> = (0..callers).map(caller).collect();
-    for caller in callers {
-        caller.await??;
+impl Ids {
+    fn next(self) -> String {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        match self {
+            Self::Ascending => format!("{:016}", NEXT.fetch_add(1, Ordering::Relaxed)),
+            Self::Random => format!("{:016x}", fastrand::u64(..)),
+        }
     }
-    let after = front.stats();
-    Ok((
-        after.completed - before.completed,
-        after.batches - before.batches,
-    ))
 }
 
 async fn fill(store: &RedbStore, from: u64, to: u64) -> Result<(), Error> {

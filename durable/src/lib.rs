@@ -16,6 +16,8 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 
+#[cfg(any(feature = "nats", feature = "postgres"))]
+mod asked;
 mod codec;
 pub mod conformance;
 mod drain;

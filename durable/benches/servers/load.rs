@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use microbatch_durable::{CancellationToken, Codec, Drain, Durable, NewJob, Store};
+use microbatch_durable::{
+    CancellationToken, Codec, Drain, DrainError, Drained, Durable, NewJob, Store,
+};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 pub(crate) use crate::raw::{PAYLOAD, Raw};
-use crate::{Error, progress};
+use crate::{Error, callers, progress};
 
 /// An id that ascends.
 pub(crate) fn next_id() -> String {
@@ -23,27 +26,56 @@ pub(crate) async fn call<S: Store + Clone>(
     callers: u64,
     time: Duration,
 ) -> Result<(f64, f64), Error> {
-    let front = Durable::<Vec<u8>>::builder(store.clone())
-        .codec(Raw)
-        .build_running(CancellationToken::new())?;
+    let front = front(store)?;
     let started = Instant::now();
-    let caller = |_| {
-        let front = front.clone();
-        tokio::spawn(async move {
-            while started.elapsed() < time {
-                front.submit(next_id(), vec![7; PAYLOAD]).await?;
-            }
-            Ok::<_, microbatch::JobError>(())
-        })
-    };
-    let callers: Vec<_> = (0..callers).map(caller).collect();
-    for caller in callers {
-        caller.await??;
-    }
-    let stats = front.stats();
-    let rate = stats.completed as f64 / started.elapsed().as_secs_f64();
+    let (jobs, appends) = callers::call(&front, callers, next_id, time).await?;
+    let rate = jobs as f64 / started.elapsed().as_secs_f64();
     front.shutdown().await?;
-    Ok((rate, stats.completed as f64 / stats.batches as f64))
+    Ok((rate, jobs as f64 / appends as f64))
+}
+
+fn front<S: Store + Clone>(store: &S) -> Result<Durable<Vec<u8>>, Error> {
+    let builder = Durable::builder(store.clone()).codec(Raw);
+    Ok(builder.build_running(CancellationToken::new())?)
+}
+
+/// A front and a drain on one store, whose processor tells of each batch.
+struct BothHalves {
+    front: Durable<Vec<u8>>,
+    stop: CancellationToken,
+    draining: JoinHandle<Result<Drained, DrainError>>,
+}
+
+impl BothHalves {
+    fn start<S: Store + Clone>(
+        store: &S,
+        begins: impl Fn(usize) + Send + Sync + 'static,
+    ) -> Result<Self, Error> {
+        let processor = move |jobs: Vec<Vec<u8>>| {
+            begins(jobs.len());
+            async move { Ok::<_, Error>(vec![(); jobs.len()]) }
+        };
+        let drain = Drain::builder(store.clone(), processor)
+            .codec(Raw)
+            .build()?;
+        let stop = CancellationToken::new();
+        Ok(Self {
+            front: front(store)?,
+            draining: tokio::spawn(drain.run(stop.clone())),
+            stop,
+        })
+    }
+
+    /// Ends both once nothing is left to do.
+    async fn end<S: Store>(self, store: &S) -> Result<(), Error> {
+        self.front.shutdown().await?;
+        while store.depth().await?.pending() > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        self.stop.cancel();
+        self.draining.await??;
+        Ok(())
+    }
 }
 
 pub(crate) async fn fill<S: Store>(store: &S, jobs: u64) -> Result<(), Error> {
@@ -106,33 +138,22 @@ pub(crate) async fn wait<S: Store + Clone>(
     jobs: usize,
 ) -> Result<(Vec<Duration>, Vec<Duration>), Error> {
     let (begun, mut begins) = mpsc::unbounded_channel();
-    let processor = move |jobs: Vec<Vec<u8>>| {
+    let halves = BothHalves::start(store, move |_| {
         let _ = begun.send(Instant::now());
-        async move { Ok::<_, Error>(vec![(); jobs.len()]) }
-    };
-    let stop = CancellationToken::new();
-    let drain = Drain::builder(store.clone(), processor)
-        .codec(Raw)
-        .build()?;
-    let draining = tokio::spawn(drain.run(stop.clone()));
-    let front = Durable::<Vec<u8>>::builder(store.clone())
-        .codec(Raw)
-        .build_running(CancellationToken::new())?;
+    })?;
     let (mut from_accepted, mut from_submitted) = (Vec::new(), Vec::new());
     for n in 0..jobs {
         progress(&format!("an idle queue: {n} of {jobs}"));
         sleep(Duration::from_millis(fastrand::u64(50..150))).await;
         let submitted = Instant::now();
-        front.submit(next_id(), vec![7; PAYLOAD]).await?;
+        halves.front.submit(next_id(), vec![7; PAYLOAD]).await?;
         let accepted = Instant::now();
         let begun = begins.recv().await.ok_or("the drain has ended")?;
         from_accepted.push(begun.saturating_duration_since(accepted));
         from_submitted.push(begun - submitted);
     }
     progress("");
-    stop.cancel();
-    draining.await??;
-    front.shutdown().await?;
+    halves.end(store).await?;
     from_accepted.sort();
     from_submitted.sort();
     Ok((from_accepted, from_submitted))
@@ -146,27 +167,16 @@ pub(crate) async fn steady<S: Store + Clone>(
 ) -> Result<f64, Error> {
     const TICKS: u64 = 20;
     let processed = Arc::new(AtomicU64::new(0));
-    let processor = {
-        let processed = Arc::clone(&processed);
-        move |jobs: Vec<Vec<u8>>| {
-            processed.fetch_add(jobs.len() as u64, Ordering::Relaxed);
-            async move { Ok::<_, Error>(vec![(); jobs.len()]) }
-        }
-    };
-    let stop = CancellationToken::new();
-    let drain = Drain::builder(store.clone(), processor)
-        .codec(Raw)
-        .build()?;
-    let draining = tokio::spawn(drain.run(stop.clone()));
-    let front = Durable::<Vec<u8>>::builder(store.clone())
-        .codec(Raw)
-        .build_running(CancellationToken::new())?;
+    let counted = Arc::clone(&processed);
+    let halves = BothHalves::start(store, move |jobs| {
+        counted.fetch_add(jobs as u64, Ordering::Relaxed);
+    })?;
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / TICKS as u32);
     let started = Instant::now();
     while started.elapsed() < time {
         ticks.tick().await;
         let jobs = (0..rate / TICKS).map(|_| (next_id(), vec![7; PAYLOAD]));
-        for answer in front.submit_all(jobs).await {
+        for answer in halves.front.submit_all(jobs).await {
             answer?;
         }
         let processed = processed.load(Ordering::Relaxed);
@@ -175,11 +185,6 @@ pub(crate) async fn steady<S: Store + Clone>(
     }
     let processed = processed.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64();
     progress("");
-    front.shutdown().await?;
-    while store.depth().await?.pending() > 0 {
-        sleep(Duration::from_millis(10)).await;
-    }
-    stop.cancel();
-    draining.await??;
+    halves.end(store).await?;
     Ok(processed)
 }

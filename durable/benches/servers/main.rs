@@ -16,6 +16,8 @@
 
 #[path = "../shared/bars.rs"]
 mod bars;
+#[path = "../shared/callers.rs"]
+mod callers;
 mod jetstream;
 mod load;
 mod postgres;

@@ -10,14 +10,14 @@ use async_nats::jetstream::context::{ContextBuilder, PublishAckFuture, PublishEr
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerError};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
 use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::broadcast;
 use tokio::time::timeout;
 
 use super::error::JetStreamError;
-use super::names::Names;
+use super::names::{Names, decode};
 
 /// A connection, and what it heard about rights.
 #[derive(Debug, Clone)]
@@ -38,12 +38,12 @@ pub(super) struct Refusal {
     pub(super) reason: String,
 }
 
-pub(super) const STREAM_NOT_FOUND: u64 = 10059;
-pub(super) const CONSUMER_NOT_FOUND: u64 = 10014;
+const STREAM_NOT_FOUND: u64 = 10059;
+const CONSUMER_NOT_FOUND: u64 = 10014;
 pub(super) const MESSAGE_NOT_FOUND: u64 = 10037;
 /// The sequence of a message to delete is unknown.
 pub(super) const SEQUENCE_NOT_FOUND: u64 = 10043;
-pub(super) const WRONG_LAST_SEQUENCE: u64 = 10071;
+const WRONG_LAST_SEQUENCE: u64 = 10071;
 
 impl Connection {
     pub(super) async fn open(url: &str, call_timeout: Duration) -> Result<Self, JetStreamError> {
@@ -213,6 +213,28 @@ impl Connection {
         })
     }
 
+    /// Asks for a stream that is there.
+    pub(super) async fn stream_info(
+        &self,
+        stream: &str,
+        body: &Value,
+    ) -> Result<Value, JetStreamError> {
+        let call = "stream info";
+        let answer = self
+            .api(call, &format!("STREAM.INFO.{stream}"), body)
+            .await?;
+        answer.map_err(|refusal| self.error_of(call, stream, "", refusal))
+    }
+
+    /// Asks for the consumer, which is there.
+    pub(super) async fn consumer_info(&self, names: &Names) -> Result<Value, JetStreamError> {
+        let Names { live, consumer, .. } = names;
+        let call = "consumer info";
+        let subject = format!("CONSUMER.INFO.{live}.{consumer}");
+        let answer = self.api(call, &subject, &Value::Null).await?;
+        answer.map_err(|refusal| self.error_of(call, live, consumer, refusal))
+    }
+
     /// Sends to the subject that a message told for its acknowledgement, and waits until
     /// the server says that it has it.
     pub(super) async fn acknowledge(
@@ -377,34 +399,11 @@ fn without_password(url: &str) -> String {
 
 /// The user and the password in the first address that has them.
 fn credentials(url: &str) -> Option<(String, String)> {
-    let one = |url: &str| {
-        let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-        let (user, _) = rest.rsplit_once('@')?;
-        let (user, password) = user.split_once(':').unwrap_or((user, ""));
-        Some((percent_decode(user), percent_decode(password)))
-    };
-    url.split(',').map(str::trim).find_map(one)
-}
-
-/// Reads `%40` as `@`, as in any URL.
-fn percent_decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('%') {
-        bytes.extend_from_slice(before.as_bytes());
-        match after.get(..2).map(|digits| u8::from_str_radix(digits, 16)) {
-            Some(Ok(byte)) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            _ => {
-                bytes.push(b'%');
-                rest = after;
-            }
-        }
-    }
-    bytes.extend_from_slice(rest.as_bytes());
-    String::from_utf8_lossy(&bytes).into_owned()
+    let addresses = url.split(',').map(|one| one.trim().parse::<ServerAddr>());
+    addresses.flatten().find_map(|address| {
+        let user = decode(address.username()?);
+        Some((user, decode(address.password().unwrap_or_default())))
+    })
 }
 
 /// The subject in `Permissions Violation for Publish to "a.b"`.

@@ -35,6 +35,7 @@ use tokio::sync::Mutex;
 use super::client::{Connection, MESSAGE_NOT_FOUND, Published, SEQUENCE_NOT_FOUND, Stored};
 use super::error::JetStreamError;
 use super::names::{self, Names, decode, encode_id, encode_text};
+use crate::asked::{answers, first_of_each};
 use crate::job::{DeadJob, JobId};
 
 /// How many requests of one call are on their way at the same time.
@@ -107,22 +108,21 @@ impl DeadStream {
 
     /// How many letters there are.
     pub(super) async fn count(&self) -> Result<u64, JetStreamError> {
-        let info = self.info(&self.names.dead, &Value::Null).await?;
+        let info = self
+            .connection
+            .stream_info(&self.names.dead, &Value::Null)
+            .await?;
         Ok(number(&info["state"]["messages"]))
-    }
-
-    async fn info(&self, stream: &str, body: &Value) -> Result<Value, JetStreamError> {
-        let call = "stream info";
-        let subject = format!("STREAM.INFO.{stream}");
-        let answer = self.connection.api(call, &subject, body).await?;
-        answer.map_err(|refusal| self.connection.error_of(call, stream, "", refusal))
     }
 
     /// Has the index know all letters that are there now. Returns what it knows.
     async fn refresh(&self) -> Result<tokio::sync::MutexGuard<'_, Index>, JetStreamError> {
         // Asked before the lock is waited for: an answer that another caller waits for may
         // be older than what this one has to know.
-        let info = self.info(&self.names.dead, &Value::Null).await?;
+        let info = self
+            .connection
+            .stream_info(&self.names.dead, &Value::Null)
+            .await?;
         let (last, messages) = (
             number(&info["state"]["last_seq"]),
             number(&info["state"]["messages"]),
@@ -196,7 +196,7 @@ impl DeadStream {
         let mut last_subject = String::new();
         loop {
             let body = json!({ "subjects_filter": self.names.letter("*"), "offset": offset });
-            let info = self.info(&self.names.dead, &body).await?;
+            let info = self.connection.stream_info(&self.names.dead, &body).await?;
             if first_page {
                 // What is stored from here on is read by the next walk.
                 index.known = number(&info["state"]["last_seq"]);
@@ -380,11 +380,7 @@ impl DeadStream {
             }
             let mut again = Vec::new();
             for (id, letter, ack) in acks {
-                let stored = async {
-                    self.connection
-                        .stored("revive", &self.names.live, ack)
-                        .await
-                };
+                let stored = self.connection.stored("revive", &self.names.live, ack);
                 let stored = self.connection.bounded("revive", &[".jobs."], stored);
                 match stored.await? {
                     Stored::New(_) | Stored::Duplicate => deleted.push(letter.sequence),
@@ -493,7 +489,10 @@ impl DeadStream {
 
     /// Whether any id was freed lately.
     pub(super) async fn any_freed(&self) -> Result<bool, JetStreamError> {
-        let info = self.info(&self.names.freed, &Value::Null).await?;
+        let info = self
+            .connection
+            .stream_info(&self.names.freed, &Value::Null)
+            .await?;
         Ok(number(&info["state"]["messages"]) > 0)
     }
 
@@ -535,21 +534,6 @@ impl DeadStream {
 /// The letter that a live job was revived from.
 pub(super) fn revived_from(headers: &HeaderMap) -> Option<u64> {
     headers.get(names::REVIVED)?.as_str().parse().ok()
-}
-
-/// The ids that can be of a job, each once.
-fn first_of_each(ids: &[JobId]) -> Vec<JobId> {
-    let mut seen = BTreeSet::new();
-    ids.iter()
-        .filter(|id| id.check().is_ok() && seen.insert((*id).clone()))
-        .cloned()
-        .collect()
-}
-
-/// Answers for each id whether it is in `found`; for one that comes twice, the first time.
-fn answers(ids: &[JobId], found: &BTreeSet<JobId>) -> Vec<bool> {
-    let mut left = found.clone();
-    ids.iter().map(|id| left.remove(id)).collect()
 }
 
 fn number(value: &Value) -> u64 {

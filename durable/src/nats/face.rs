@@ -18,7 +18,6 @@ use super::error::JetStreamError;
 use super::leases::Leases;
 use super::names::Names;
 use super::pull::Pulls;
-use super::setup;
 use crate::job::{DeadJob, Depth, JobId, Leased, NewJob};
 use crate::outcome::{Appended, Settled, Verdict};
 use crate::store::{DeadLetters, Promises, Store};
@@ -143,20 +142,9 @@ impl Shared {
 
     async fn depth(&self) -> Result<Depth, JetStreamError> {
         let (connection, names) = (&self.connection, &self.names);
-        let consumer = async {
-            let call = "consumer info";
-            let answer = setup::consumer_info(connection, names).await?;
-            answer
-                .map_err(|refusal| connection.error_of(call, &names.live, names.consumer, refusal))
-        };
-        let consumer = consumer.await?;
+        let consumer = connection.consumer_info(names).await?;
         let counts = self.leases().counts();
-        let live = async {
-            let call = "stream info";
-            let subject = format!("STREAM.INFO.{}", names.live);
-            let answer = connection.api(call, &subject, &Value::Null).await?;
-            answer.map_err(|refusal| connection.error_of(call, &names.live, "", refusal))
-        };
+        let live = connection.stream_info(&names.live, &Value::Null);
         let (live, dead) = tokio::try_join!(live, self.dead.count())?;
         let messages = live["state"]["messages"].as_u64().unwrap_or(0);
         let oldest = live["state"]["first_ts"]

@@ -1,6 +1,8 @@
 //! Names of streams and subjects, and text that is not safe in them.
 
-use std::fmt::Write;
+use percent_encoding::{
+    AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode,
+};
 
 use super::error::JetStreamError;
 
@@ -71,24 +73,25 @@ impl Names {
     }
 }
 
-/// Writes an id as a token of a subject: letters, digits, `-` and `_` as they are, any
-/// other byte as `=` and two digits. So ids that differ have tokens that differ, and the
+/// What a token of a subject has not: all but letters, digits, `-` and `_`.
+const TOKEN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
+
+/// What the value of a header has not, in ASCII and in one line.
+const HEADER: &AsciiSet = &CONTROLS.add(b'%');
+
+/// Writes an id as a token of a subject. Ids that differ have tokens that differ, and the
 /// longest has 765 bytes, where a server takes lines of 4096.
 pub(super) fn encode_id(id: &str) -> String {
-    encode(id, |byte| {
-        byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
-    })
+    utf8_percent_encode(id, TOKEN).to_string()
 }
 
 /// Writes text as the value of a header, in ASCII and in one line.
 pub(super) fn encode_text(text: &str) -> String {
     // A space at an end would be trimmed.
-    let inner = encode(text, |byte| {
-        byte == b' ' || (byte.is_ascii_graphic() && byte != b'=')
-    });
+    let inner = utf8_percent_encode(text, HEADER).to_string();
     let start = inner.len() - inner.trim_start_matches(' ').len();
     let end = inner.trim_end_matches(' ').len().max(start);
-    let spaces = |count: usize| "=20".repeat(count);
+    let spaces = |count: usize| "%20".repeat(count);
     format!(
         "{}{}{}",
         spaces(start),
@@ -130,42 +133,9 @@ impl FloorCharBoundary for str {
     }
 }
 
-fn encode(text: &str, is_safe: impl Fn(u8) -> bool) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match is_safe(byte) {
-            true => encoded.push(byte.into()),
-            false => {
-                let _ = write!(encoded, "={byte:02X}");
-            }
-        }
-    }
-    encoded
-}
-
-/// Reads what was written so. Text that was not comes back as it is.
+/// Reads what was written so.
 pub(super) fn decode(encoded: &str) -> String {
-    let decode = || {
-        let mut bytes = Vec::with_capacity(encoded.len());
-        let mut rest = encoded.as_bytes();
-        while let [first, after @ ..] = rest {
-            (bytes, rest) = match (first, after) {
-                (b'=', [high, low, after @ ..]) => {
-                    let digits = [*high, *low];
-                    let byte = u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?;
-                    bytes.push(byte);
-                    (bytes, after)
-                }
-                (b'=', _) => return None,
-                (byte, after) => {
-                    bytes.push(*byte);
-                    (bytes, after)
-                }
-            };
-        }
-        String::from_utf8(bytes).ok()
-    };
-    decode().unwrap_or_else(|| encoded.to_owned())
+    percent_decode_str(encoded).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -178,7 +148,7 @@ mod tests {
         #[test]
         fn an_id_comes_back_and_is_one_token(id in "\\PC{1,40}|(?s:.{1,40})") {
             let token = encode_id(&id);
-            let is_token = |c: char| c.is_ascii_alphanumeric() || "-_=".contains(c);
+            let is_token = |c: char| c.is_ascii_alphanumeric() || "-_%".contains(c);
             prop_assert!(token.chars().all(is_token), "{token}");
             prop_assert_eq!(decode(&token), id);
         }

@@ -17,7 +17,7 @@ use super::dead::{revived_from, system_time};
 use super::error::JetStreamError;
 use super::face::{JetStreamLease, Shared};
 use super::leases::Delivery;
-use super::names::{self, Names, decode};
+use super::names::{self, decode};
 use super::setup;
 use crate::job::Leased;
 
@@ -292,10 +292,8 @@ impl Shared {
 
     /// Says why nobody answers a pull: servers of 2.9 are silent if there is no consumer.
     async fn silence(&self) -> JetStreamError {
-        let Names { live, consumer, .. } = &self.names;
-        let asked = setup::consumer_info(&self.connection, &self.names);
+        let asked = self.connection.consumer_info(&self.names);
         match timeout(self.connection.call_timeout / 2, asked).await {
-            Ok(Ok(Err(refusal))) => self.connection.error_of(CALL, live, consumer, refusal),
             Ok(Err(error)) => error,
             _ => self.connection.timed_out(CALL),
         }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::builder::Options;
-use super::client::{CONSUMER_NOT_FOUND, Connection, STREAM_NOT_FOUND};
+use super::client::Connection;
 use super::error::JetStreamError;
 use super::names::Names;
 
@@ -35,6 +35,17 @@ struct Wanted {
     updated: Vec<(&'static str, Value)>,
     /// What is created, beside these.
     defaults: Vec<(&'static str, Value)>,
+}
+
+impl Wanted {
+    /// What to create.
+    fn config(&self, mut config: Value) -> Value {
+        let options = self.defaults.iter().chain(&self.fixed).chain(&self.updated);
+        for (option, value) in options {
+            config[*option] = value.clone();
+        }
+        config
+    }
 }
 
 /// Makes or checks all, and returns the time of a lease.
@@ -98,28 +109,16 @@ async fn stream(
     let mut tries = 0;
     loop {
         tries += 1;
-        let call = "stream info";
-        let info = connection
-            .api(call, &format!("STREAM.INFO.{name}"), &Value::Null)
-            .await?;
-        let (verb, call, config) = match info {
+        let (verb, call, config) = match connection.stream_info(name, &Value::Null).await {
             Ok(info) => match compare(name, wanted, &info["config"])? {
                 None => return Ok(info["config"].clone()),
                 Some(changed) => ("UPDATE", "update a stream", changed),
             },
-            Err(refusal) if refusal.code == STREAM_NOT_FOUND => {
-                let mut config = json!({ "name": name });
-                for (option, value) in wanted
-                    .defaults
-                    .iter()
-                    .chain(&wanted.fixed)
-                    .chain(&wanted.updated)
-                {
-                    config[*option] = value.clone();
-                }
+            Err(JetStreamError::MissingStream { .. }) => {
+                let config = wanted.config(json!({ "name": name }));
                 ("CREATE", "create a stream", config)
             }
-            Err(refusal) => return Err(connection.error_of(call, name, "", refusal)),
+            Err(error) => return Err(error),
         };
         let subject = format!("STREAM.{verb}.{name}");
         match connection.api(call, &subject, &config).await? {
@@ -184,26 +183,15 @@ async fn consumer(
     let mut tries = 0;
     loop {
         tries += 1;
-        let call = "consumer info";
-        let info = consumer_info(connection, names).await?;
-        let (call, config) = match info {
+        let (call, config) = match connection.consumer_info(names).await {
             Ok(info) => match compare(live, &wanted, &info["config"])? {
                 None => return Ok(time_of(&info["config"])),
                 Some(changed) => ("update the consumer", changed),
             },
-            Err(refusal) if refusal.code == CONSUMER_NOT_FOUND => {
-                let mut config = json!({});
-                for (option, value) in wanted
-                    .defaults
-                    .iter()
-                    .chain(&wanted.fixed)
-                    .chain(&wanted.updated)
-                {
-                    config[*option] = value.clone();
-                }
-                ("create the consumer", config)
+            Err(JetStreamError::MissingConsumer { .. }) => {
+                ("create the consumer", wanted.config(json!({})))
             }
-            Err(refusal) => return Err(connection.error_of(call, live, consumer, refusal)),
+            Err(error) => return Err(error),
         };
         let subject = format!("CONSUMER.DURABLE.CREATE.{live}.{consumer}");
         let body = json!({ "stream_name": live, "config": config });
@@ -213,16 +201,6 @@ async fn consumer(
             Err(refusal) => return Err(connection.error_of(call, live, consumer, refusal)),
         }
     }
-}
-
-pub(super) async fn consumer_info(
-    connection: &Connection,
-    names: &Names,
-) -> Result<Result<Value, super::client::Refusal>, JetStreamError> {
-    let subject = format!("CONSUMER.INFO.{}.{}", names.live, names.consumer);
-    connection
-        .api("consumer info", &subject, &Value::Null)
-        .await
 }
 
 fn time_of(config: &Value) -> Duration {
@@ -238,14 +216,9 @@ pub(super) async fn check_not_ahead(
     names: &Names,
 ) -> Result<(), JetStreamError> {
     let Names { live, consumer, .. } = names;
-    let info = consumer_info(connection, names)
-        .await?
-        .map_err(|refusal| connection.error_of("consumer info", live, consumer, refusal))?;
+    let info = connection.consumer_info(names).await?;
     let delivered = info["delivered"]["stream_seq"].as_u64().unwrap_or(0);
-    let info = connection
-        .api("stream info", &format!("STREAM.INFO.{live}"), &Value::Null)
-        .await?
-        .map_err(|refusal| connection.error_of("stream info", live, "", refusal))?;
+    let info = connection.stream_info(live, &Value::Null).await?;
     let last = info["state"]["last_seq"].as_u64().unwrap_or(0);
     match delivered > last {
         false => Ok(()),

@@ -260,7 +260,6 @@ impl PostgresStoreBuilder {
             }
             *time = (*time).min(LONGEST);
         }
-        options.dedup_window = options.dedup_window.min(LONGEST);
         if options.max_connections == 0 {
             return Err(PostgresError::bad_option("max_connections", "is zero"));
         }

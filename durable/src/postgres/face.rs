@@ -1,6 +1,5 @@
 //! The store and its calls.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +22,7 @@ use super::notices::listen;
 use super::said::{Appending, STATEMENT_BYTES, Settling, answers, append_on, dead, leased};
 use super::schema::migrate;
 use super::statements::{Statement, Statements};
+use crate::asked::{self, first_of_each};
 use crate::job::{DeadJob, Depth, JobId, Leased, NewJob};
 use crate::outcome::{Appended, Settled, Verdict};
 use crate::store::{DeadLetters, Store};
@@ -315,7 +315,7 @@ impl PostgresStore {
         jobs: &[NewJob],
     ) -> Result<Vec<Appended>, PostgresError> {
         let mut appending = Appending::new(jobs, self.inner.options.max_payload);
-        for chunk in appending.chunks() {
+        for chunk in std::mem::take(&mut appending.chunks) {
             let rows = append_on(&self.inner, transaction.client(), jobs, &chunk);
             let rows = self.inner.link.in_time(rows).await?;
             appending.answer(jobs, &chunk, &rows);
@@ -437,7 +437,7 @@ impl Store for PostgresStore {
 
     async fn append(&self, jobs: &[NewJob]) -> Result<Vec<Appended>, PostgresError> {
         let mut appending = Appending::new(jobs, self.inner.options.max_payload);
-        let chunks = appending.chunks();
+        let chunks = std::mem::take(&mut appending.chunks);
         if chunks.is_empty() {
             return Ok(appending.answers);
         }
@@ -606,22 +606,18 @@ impl PostgresStore {
         statement: &Statement,
         ids: &[JobId],
     ) -> Result<Vec<bool>, PostgresError> {
-        let mut seen = HashSet::new();
         // What cannot be an id cannot be asked for.
-        let asked = ids.iter().filter(|id| id.check().is_ok());
-        let asked: Vec<&str> = asked
-            .map(|id| &**id)
-            .filter(|id| seen.insert(*id))
-            .collect();
+        let asked = first_of_each(ids);
         if asked.is_empty() {
             return Ok(vec![false; ids.len()]);
         }
+        let asked: Vec<&str> = asked.iter().map(|id| &**id).collect();
         let rows = self
             .inner
             .query(statement, &[&self.inner.queue, &asked])
             .await?;
-        let mut found: HashSet<&str> = rows.iter().map(|row| row.get("id")).collect();
-        Ok(ids.iter().map(|id| found.remove(&**id)).collect())
+        let found = rows.iter().map(|row| row.get::<_, &str>("id").into());
+        Ok(asked::answers(ids, &found.collect()))
     }
 }
 

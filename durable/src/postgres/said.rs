@@ -157,14 +157,14 @@ pub(super) fn dead(row: &Row) -> DeadJob {
 /// Jobs on their way: what is refused and what is there twice is not asked for.
 pub(super) struct Appending {
     pub(super) answers: Vec<Appended>,
-    asked: Vec<usize>,
-    chunks: Vec<usize>,
+    /// What goes into a statement each: places in the jobs.
+    pub(super) chunks: Vec<Vec<usize>>,
 }
 
 impl Appending {
     pub(super) fn new(jobs: &[NewJob], max_payload: usize) -> Self {
         let mut seen = HashSet::new();
-        let (mut asked, mut chunks, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let (mut chunks, mut bytes) = (Vec::<Vec<usize>>::new(), 0);
         let mut answers = Vec::with_capacity(jobs.len());
         for (at, job) in jobs.iter().enumerate() {
             let mut checked = job.check(max_payload);
@@ -172,38 +172,25 @@ impl Appending {
                 let reason = "the name of its codec has a NUL".to_owned();
                 checked = checked.and(Err(Refusal::Unencodable { reason }));
             }
-            answers.push(match checked {
-                Err(refusal) => Appended::Refused(refusal),
-                // Unless it comes back as one that was free.
-                Ok(()) => Appended::Duplicate,
-            });
-            if answers[at] != Appended::Duplicate || !seen.insert(&*job.id) {
+            if let Err(refusal) = checked {
+                answers.push(Appended::Refused(refusal));
                 continue;
             }
-            if bytes > 0 && bytes + job.payload.len() > STATEMENT_BYTES {
-                chunks.push(asked.len());
-                bytes = 0;
+            // Unless it comes back as one that was free.
+            answers.push(Appended::Duplicate);
+            if !seen.insert(&*job.id) {
+                continue;
             }
             bytes += job.payload.len();
-            asked.push(at);
+            match chunks.last_mut() {
+                Some(chunk) if bytes <= STATEMENT_BYTES => chunk.push(at),
+                _ => {
+                    chunks.push(vec![at]);
+                    bytes = job.payload.len();
+                }
+            }
         }
-        chunks.push(asked.len());
-        Self {
-            answers,
-            asked,
-            chunks,
-        }
-    }
-
-    /// What goes into a statement each: places in `jobs`.
-    pub(super) fn chunks(&self) -> Vec<Vec<usize>> {
-        let mut from = 0;
-        let chunks = self.chunks.iter().map(|to| {
-            let chunk = self.asked[from..*to].to_vec();
-            from = *to;
-            chunk
-        });
-        chunks.filter(|chunk| !chunk.is_empty()).collect()
+        Self { answers, chunks }
     }
 
     /// Notes which were free. Returns since when they are due.

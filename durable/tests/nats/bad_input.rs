@@ -11,7 +11,8 @@ use microbatch_durable::{
 use microbatch_nats::{Options, Server, User};
 use tokio::net::TcpListener;
 
-use crate::support::{builder, job, open, server};
+use crate::job::job;
+use crate::support::{builder, open, server};
 
 /// Less than the timeout of a call: what is told and not waited for takes no longer.
 const SOON: Duration = Duration::from_millis(4500);
@@ -296,17 +297,20 @@ async fn many_who_open_at_the_same_time() {
     assert_eq!(&*leased[0].id, "a");
 }
 
+const SHORT: Duration = Duration::from_millis(500);
+
+/// A store whose calls have a short time.
+async fn open_impatient(server: &Server) -> JetStreamStore {
+    let store = builder().call_timeout(SHORT).connect(server.url()).await;
+    store.unwrap()
+}
+
 #[tokio::test]
 async fn a_network_that_is_cut_and_comes_back() {
     let Some(server) = server(Options::default()) else {
         return;
     };
-    let timeout = Duration::from_millis(500);
-    let store = builder()
-        .call_timeout(timeout)
-        .connect(server.url())
-        .await
-        .unwrap();
+    let store = open_impatient(&server).await;
     store.append(&[job("a"), job("b")]).await.unwrap();
     let lease = store.lease(1).await.unwrap().remove(0).lease;
     server.freeze().unwrap();
@@ -321,7 +325,7 @@ async fn a_network_that_is_cut_and_comes_back() {
         );
         // A pull has its own time before.
         assert!(
-            started.elapsed() < 4 * timeout,
+            started.elapsed() < 4 * SHORT,
             "{call}: {:?}",
             started.elapsed()
         );
@@ -359,12 +363,7 @@ async fn a_server_that_is_killed_and_comes_back() {
     let Some(mut server) = server(Options::default()) else {
         return;
     };
-    let timeout = Duration::from_millis(500);
-    let store = builder()
-        .call_timeout(timeout)
-        .connect(server.url())
-        .await
-        .unwrap();
+    let store = open_impatient(&server).await;
     store.append(&[job("a"), job("b")]).await.unwrap();
     let a = store.lease(1).await.unwrap().remove(0);
     store.settle(&[(a.lease, Verdict::Done)]).await.unwrap();

@@ -3,6 +3,8 @@
 
 mod bad_input;
 mod conformance;
+#[path = "../support/job.rs"]
+mod job;
 mod model;
 mod promises;
 mod support;

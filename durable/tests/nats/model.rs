@@ -10,7 +10,8 @@ use microbatch_durable::{
 };
 use microbatch_nats::{Options, Server, programs};
 
-use crate::support::{job, server};
+use crate::job::job;
+use crate::support::server;
 
 const IDS: u8 = 7;
 const STEPS: usize = 300;
@@ -117,7 +118,7 @@ async fn run(seed: u64, server: &Server, stores: &[JetStreamStore]) {
                     known.state = State::Leased;
                     known.attempt += 1;
                     assert_eq!(NonZeroU32::new(known.attempt), Some(job.attempt), "{at}");
-                    assert_eq!(job.payload, crate::support::job(&job.id).payload, "{at}");
+                    assert_eq!(job.payload, crate::job::job(&job.id).payload, "{at}");
                     model.leases.push((job.id, job.lease, true));
                 }
             }

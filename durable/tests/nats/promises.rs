@@ -12,7 +12,8 @@ use microbatch_durable::{
 use microbatch_nats::{Options, Server, program};
 use tokio::time::sleep;
 
-use crate::support::{builder, job, open, server};
+use crate::job::job;
+use crate::support::{builder, open, server};
 
 type Job = Leased<microbatch_durable::JetStreamLease>;
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use microbatch_durable::{JetStreamStore, JetStreamStoreBuilder, NewJob};
+use microbatch_durable::{JetStreamStore, JetStreamStoreBuilder};
 use microbatch_nats::{HOW_TO_GET, Options, Program, Server, program, programs};
 
 /// The oldest version that is supported.
@@ -59,12 +59,4 @@ pub(crate) fn builder() -> JetStreamStoreBuilder {
 
 pub(crate) async fn open(server: &Server) -> JetStreamStore {
     builder().connect(server.url()).await.unwrap()
-}
-
-pub(crate) fn job(id: &str) -> NewJob {
-    NewJob {
-        id: id.into(),
-        codec: "json".into(),
-        payload: format!("{id:?}").into(),
-    }
 }

@@ -8,7 +8,8 @@ use microbatch_durable::{
 };
 use tokio_postgres::NoTls;
 
-use crate::server::{connect, job, open, server, url};
+use crate::job::job;
+use crate::server::{connect, open, server, url};
 
 async fn refused(url: &str) -> PostgresError {
     PostgresStore::connect(url).await.unwrap_err()

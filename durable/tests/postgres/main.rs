@@ -3,6 +3,8 @@
 
 mod conformance;
 mod inputs;
+#[path = "../support/job.rs"]
+mod job;
 mod migrate;
 mod model;
 mod server;

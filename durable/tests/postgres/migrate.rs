@@ -3,7 +3,8 @@
 use microbatch_durable::{PostgresError, PostgresStore, Store};
 use tokio::task::JoinSet;
 
-use crate::server::{connect, job, server, url};
+use crate::job::job;
+use crate::server::{connect, server, url};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_processes_may_migrate_at_once_and_again() {

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, Weak};
 
-use microbatch_durable::{NewJob, PostgresStore, PostgresStoreBuilder};
+use microbatch_durable::{PostgresStore, PostgresStoreBuilder};
 use microbatch_postgres::Server;
 use tokio_postgres::{Client, NoTls};
 
@@ -49,12 +49,4 @@ pub(crate) async fn connect(server: &Server) -> Client {
     let (client, connection) = tokio_postgres::connect(&url(server), NoTls).await.unwrap();
     tokio::spawn(connection);
     client
-}
-
-pub(crate) fn job(id: &str) -> NewJob {
-    NewJob {
-        id: id.into(),
-        codec: "json".into(),
-        payload: format!("{id:?}").into(),
-    }
 }

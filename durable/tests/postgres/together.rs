@@ -9,7 +9,8 @@ use microbatch_durable::{
     PostgresStore, Settled, Store, Verdict,
 };
 
-use crate::server::{connect, job, open, server};
+use crate::job::job;
+use crate::server::{connect, open, server};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 

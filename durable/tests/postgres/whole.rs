@@ -7,7 +7,8 @@ use microbatch_durable::{
 };
 use tokio::time::Instant;
 
-use crate::server::{connect, job, open, server};
+use crate::job::job;
+use crate::server::{connect, open, server};
 
 /// A store that waits hears of what another appends; without notices it asks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use backon::ConstantBuilder;
 use fastrand::Rng;
-use microbatch_durable::{CancellationToken, DeadLetters as _, Drain, Durable, Store as _};
+use microbatch_durable::{
+    CancellationToken, DeadLetters as _, Drain, DrainError, Drained, Durable, Store as _,
+};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -58,10 +60,15 @@ pub(crate) fn child<E: Engine>() {
             .backoff(ConstantBuilder::new().with_delay(Duration::from_millis(2)))
             .build()
             .unwrap();
-        say("drains");
-        let drained = drain.run(stop).await.unwrap();
-        say(format!("drained {drained:?}"));
+        run_and_say(drain.run(stop)).await;
     });
+}
+
+/// Runs a drain, which is said at its beginning and its end.
+pub(crate) async fn run_and_say(run: impl Future<Output = Result<Drained, DrainError>>) {
+    say("drains");
+    let drained = run.await.unwrap();
+    say(format!("drained {drained:?}"));
 }
 
 /// A store that processes share.

@@ -65,6 +65,9 @@ mod engine;
 mod frozen;
 #[cfg(feature = "nats")]
 mod jetstream;
+#[cfg(any(feature = "postgres", feature = "nats"))]
+#[path = "../support/job.rs"]
+mod job;
 mod ledger;
 #[cfg(any(feature = "postgres", feature = "nats"))]
 mod network;

@@ -7,11 +7,12 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use microbatch_durable::{DeadLetters, JobId, NewJob, Store, Verdict};
+use microbatch_durable::{DeadLetters, JobId, Store, Verdict};
 use tokio::time::timeout;
 
 use crate::crew::{Crew, LEASE_TIME, Shared, child};
 use crate::engine::Engine;
+use crate::job::job;
 use crate::ledger::Allowed;
 use crate::networked::Networked;
 use crate::relay::{Mode, Relay, TROUBLES};
@@ -25,14 +26,6 @@ const MARGIN: Duration = Duration::from_secs(1);
 
 /// How long a call may take that has to wait for a lease to lapse.
 const LONG: Duration = Duration::from_secs(30);
-
-fn job(id: &str) -> NewJob {
-    NewJob {
-        id: id.into(),
-        codec: "json".into(),
-        payload: "1".into(),
-    }
-}
 
 /// One trouble, and what each call makes of it.
 struct Trouble<'a, S: Store> {

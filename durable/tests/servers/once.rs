@@ -12,7 +12,7 @@ use microbatch_durable::{
 use tokio_postgres::{Client, NoTls};
 
 use crate::child::{self, say};
-use crate::crew::{Crew, LEASE_TIME, stop_at_end_of_input};
+use crate::crew::{Crew, LEASE_TIME, run_and_say, stop_at_end_of_input};
 use crate::engine::Engine as _;
 use crate::networked::Networked as _;
 use crate::postgres::Postgres;
@@ -106,9 +106,7 @@ fn child() {
         .backoff(ConstantBuilder::new().with_delay(Duration::from_millis(2)))
         .build()
         .unwrap();
-        say("drains");
-        let drained = drain.run(stop).await.unwrap();
-        say(format!("drained {drained:?}"));
+        run_and_say(drain.run(stop)).await;
     });
 }
 
